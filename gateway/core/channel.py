@@ -1,0 +1,419 @@
+"""One HTTP/1.1 connection from a client: strict heads, deadlines, one request at a time.
+
+The head alone decides what happens: the site names an application (a coroutine function that
+takes an :class:`~gateway.core.exchange.Exchange`) before a byte of the body is read and before
+``100 Continue``. Time limits are deadlines or progress checks, never restarted by a trickle.
+Source: RFC 9112 (framing, persistence, section 9.6 on closing), RFC 9110, section 10.1.1.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+import termios
+from collections.abc import Iterable
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway import errors
+from gateway.core.exchange import Exchange, Field
+from gateway.core.request_body import BodyCutShort, RequestBody
+from gateway.wire.http_head import HeadReader, parse_request, serialize_response
+
+if TYPE_CHECKING:
+    from gateway.core.web import GatewaySite
+
+#: Pipelined bytes kept while a request is in work; a peer that leaves is noticed up to here.
+_READ_AHEAD = 16 * 1024
+#: Bytes that count as progress within one idle period: 256 bytes/s for a minute.
+_LEAST_PROGRESS = 256 * 60
+
+
+@frozen
+class HttpLimits:
+    """What one connection may cost: bytes, counts and seconds."""
+
+    max_request_line: int = 8 * 1024
+    max_head: int = 16 * 1024
+    max_fields: int = 100
+    max_body_control: int = 64 * 1024
+    header_timeout: float = 10.0
+    keepalive_timeout: float = 60.0
+    body_idle_timeout: float = 60.0
+    write_idle_timeout: float = 60.0
+    discard_bytes: int = 16 * 1024 * 1024
+    discard_time: float = 5.0
+
+
+@implementer(IPushProducer)
+class _Gate:
+    """Stands between the transport and the producer of an answer, and knows who waits."""
+
+    def __init__(self, producer: IPushProducer) -> None:
+        self._producer = producer
+        self.blocked = False
+
+    def pauseProducing(self) -> None:
+        self.blocked = True
+        self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.blocked = False
+        self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._producer.stopProducing()
+
+
+class HttpChannel(Protocol):
+    """A connection; see the module.
+
+    :ivar idle_timeout: seconds this connection may be silent between requests.
+    """
+
+    def __init__(self, site: GatewaySite, peer: str) -> None:
+        self.site = site
+        self.limits = site.limits
+        self.peer = peer
+        self.idle_timeout = site.limits.keepalive_timeout
+        self.secure = False
+        self._clock = site.clock
+        self._reader = HeadReader(self.limits.max_request_line, self.limits.max_head)
+        self._exchange: Exchange | None = None
+        self._running: Deferred[None] | None = None
+        self._pipelined = b""
+        self._paused = False
+        self._closing = False
+        self._lost = False
+        self._wire: Any = None
+        self._gate: _Gate | None = None
+        self._served = 0
+        self._began = 0.0
+        self._skip_limit = 0
+        self._written = 0
+        self._deadline = 0.0
+        self._timer: IDelayedCall | None = None
+        self._mark: tuple[int, int, int] | None = None
+
+    # -- connection ------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self._wire = self.transport
+        self.secure = ISSLTransport.providedBy(self.transport)
+        self.site.connected(self)
+        self._arm(self.limits.header_timeout)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._disarm()
+        self.site.disconnected(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.finished = True
+            exchange.body.fail(BodyCutShort())
+        if self._running is not None:
+            self._running.cancel()
+        if exchange is not None:
+            self.site.observe(exchange, self._clock.seconds() - self._began)
+
+    def abort(self) -> None:
+        """Cut the connection, dropping what was not sent yet."""
+        if not self._lost:
+            self._wire.abortConnection()
+
+    def drain(self) -> None:
+        """Close as soon as no request is in work."""
+        if self._exchange is None:
+            self._close()
+        else:
+            self._exchange.keep_alive = False
+
+    def _close(self) -> None:
+        self._closing = True
+        self._flow()
+        self._mark = None
+        self._arm(self.limits.discard_time)
+        self._wire.loseConnection()
+
+    # -- bytes in --------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._exchange is not None and not self._exchange.body.arrived:
+            self._receive_body(self._exchange, data)
+        elif self._exchange is not None or self._pipelined:
+            self._pipelined += data
+            self._flow()
+        else:
+            self._receive_head(data)
+
+    def _receive_head(self, data: bytes) -> None:
+        begun = bool(self._reader)
+        try:
+            block = self._reader.receive(data)
+            if block is None:
+                if not begun:
+                    # The deadline counts from the first byte and is not moved by later ones.
+                    self._arm(self.limits.header_timeout)
+                return
+            head = parse_request(block, self.limits.max_fields)
+        except errors.GatewayError as error:
+            self._refuse_head(error)
+            return
+        rest, self._reader.rest = self._reader.rest, b""
+        body = RequestBody(head, self._continue, self._flow)
+        self._exchange = exchange = Exchange(head, body, self, self.peer)
+        self._served += 1
+        self._began = self._clock.seconds()
+        self._tick_from_now()
+        if rest:
+            self._receive_body(exchange, rest)
+        if self._exchange is exchange and not self._closing:
+            self._run(exchange)
+
+    def _refuse_head(self, error: errors.GatewayError) -> None:
+        """Answer a head that cannot be trusted, and close: nothing after it can be either."""
+        self.site.refused(self.peer, error)
+        body = error.text.encode("ascii", "replace") + b"\n"
+        self._write_head(error.status, [(b"content-type", b"text/plain; charset=UTF-8")], len(body), False)
+        self.write_body(body)
+        self._close()
+
+    def _receive_body(self, exchange: Exchange, data: bytes) -> None:
+        try:
+            exchange.body.receive(data)
+        except errors.BadRequest as error:
+            exchange.keep_alive = False
+            if exchange.finished:
+                self._close()
+            elif exchange.body.started:
+                exchange.body.fail(error)
+            else:
+                self._cancel_and_refuse(exchange, error)
+            return
+        if exchange.body.arrived:
+            self._pipelined += exchange.body.rest
+            exchange.body.rest = b""
+        if exchange.finished and self._exchange is exchange:
+            self._skip(exchange)
+        else:
+            self._flow()
+
+    def _continue(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.head.expects_continue and not exchange.started:
+            self.write_body(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _flow(self) -> None:
+        """Read from the network exactly while somebody wants the bytes."""
+        exchange = self._exchange
+        if self._lost:
+            return
+        if exchange is None or self._closing:
+            wanted = True
+        elif not exchange.body.arrived:
+            wanted = exchange.body.flowing or exchange.finished
+        else:
+            wanted = len(self._pipelined) < _READ_AHEAD
+        if wanted and self._paused:
+            self._paused = False
+            self._wire.resumeProducing()
+        elif not wanted and not self._paused:
+            self._paused = True
+            self._wire.pauseProducing()
+
+    # -- one request -----------------------------------------------------------------------
+
+    def _run(self, exchange: Exchange) -> None:
+        try:
+            application = self.site.application(exchange)
+        except errors.GatewayError as error:
+            exchange.refuse(error)
+            return
+        self._running = running = Deferred.fromCoroutine(application)
+        running.addErrback(self._failed, exchange).addBoth(self._ran, running)
+        self._flow()
+
+    def _ran(self, _: object, running: Deferred[None]) -> None:
+        if self._running is running:
+            self._running = None
+
+    def _failed(self, failure: Failure, exchange: Exchange) -> None:
+        """Answer with the failure of an application; what is not meant as an answer is a bug."""
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if not isinstance(error, errors.GatewayError):
+            error = self.site.incident(failure)
+        self.site.refused(self.peer, error)
+        exchange.refuse(error)
+
+    def _cancel_and_refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
+        exchange.body.fail(error)
+        if self._running is not None:
+            self._running.cancel()
+        exchange.refuse(error)
+
+    # -- bytes out -------------------------------------------------------------------------
+
+    def write_head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> None:
+        """Send the head of an answer, with what every answer has."""
+        exchange.keep_alive = exchange.keep_alive and not self.site.draining
+        self._write_head(status, fields, length, exchange.keep_alive)
+
+    def _write_head(self, status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> None:
+        common: list[Field] = [
+            (b"server", b"gateway"),
+            (b"date", formatdate(usegmt=True).encode("ascii")),
+        ]
+        if length is not None:
+            common.append((b"content-length", b"%d" % length))
+        if not keep_alive:
+            common.append((b"connection", b"close"))
+        self.write_body(serialize_response(status, [*common, *fields]))
+
+    def write_body(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._written += len(data)
+        if not self._lost:
+            self._wire.write(data)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self._lost:
+            producer.stopProducing()
+        elif streaming:
+            self._gate = _Gate(producer)
+            self._wire.registerProducer(self._gate, True)
+        else:
+            self._wire.registerProducer(producer, False)
+
+    def unregisterProducer(self) -> None:
+        self._gate = None
+        if not self._lost:
+            self._wire.unregisterProducer()
+
+    def can_skip(self, exchange: Exchange) -> bool:
+        """Whether the rest of a body nobody wants is small enough to keep the connection."""
+        body = exchange.body
+        waiting = exchange.head.expects_continue and not body.started
+        return body.length is not None and body.length - body.received <= _READ_AHEAD and not waiting
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer is complete: read away what is left of the request, then go on."""
+        if exchange is not self._exchange:
+            return
+        self.site.observe(exchange, self._clock.seconds() - self._began)
+        if exchange.body.arrived:
+            self._next(exchange)
+            return
+        # RFC 9112, section 9.6: closing while the client still sends would reset the
+        # connection and take the answer with it.
+        exchange.body.fail(BodyCutShort())
+        self._skip_limit = exchange.body.received + self.limits.discard_bytes
+        self._arm(self.limits.discard_time)
+        self._flow()
+        self._skip(exchange)
+
+    def _skip(self, exchange: Exchange) -> None:
+        if exchange.body.arrived:
+            self._next(exchange)
+        elif exchange.body.received > self._skip_limit:
+            self._close()
+
+    def _next(self, exchange: Exchange) -> None:
+        self._exchange = None
+        if not exchange.keep_alive or self._closing:
+            self._close()
+            return
+        self._arm(self.idle_timeout)
+        self._flow()
+        if self._pipelined:
+            # Not from here: a thousand pipelined requests must not become a thousand frames.
+            self._clock.callLater(0, self._resume_pipeline)
+
+    def _resume_pipeline(self) -> None:
+        if self._exchange is None and not self._lost and not self._closing:
+            data, self._pipelined = self._pipelined, b""
+            self.dataReceived(data)
+
+    # -- time ------------------------------------------------------------------------------
+
+    def _arm(self, seconds: float) -> None:
+        """Set the one deadline; a timer that fires before it is set again, not moved."""
+        self._deadline = self._clock.seconds() + seconds
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._fire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _tick_from_now(self) -> None:
+        self._mark = None
+        self._arm(self._period)
+
+    @property
+    def _period(self) -> float:
+        longest = max(self.idle_timeout - self.limits.keepalive_timeout, 0)
+        return min(self.limits.body_idle_timeout, self.limits.write_idle_timeout) + longest
+
+    def _fire(self) -> None:
+        self._timer = None
+        left = self._deadline - self._clock.seconds()
+        if left > 0.001:
+            self._arm(left)
+        elif self._closing:
+            self._check_writing(-1)
+        elif self._exchange is None:
+            if self._reader:
+                self._refuse_head(errors.RequestTimeout())
+            else:
+                self._close()
+        elif self._exchange.finished:
+            self._close()
+        else:
+            self._check_progress(self._exchange)
+
+    def _check_progress(self, exchange: Exchange) -> None:
+        body = exchange.body
+        received = body.received if body.flowing and not body.arrived else -1
+        before = self._mark[0] if self._mark is not None else -1
+        if received >= 0 and before >= 0 and received - before < _LEAST_PROGRESS:
+            exchange.keep_alive = False
+            body.fail(errors.RequestTimeout("The request body stopped arriving"))
+            self._arm(self._period)
+        else:
+            self._check_writing(received)
+
+    def _check_writing(self, received: int) -> None:
+        blocked = self._closing or (self._gate is not None and self._gate.blocked)
+        mark = (received, self._written, self._unsent() if blocked else -1)
+        stuck = self._mark is not None and self._mark[1:] == mark[1:]
+        if blocked and (stuck or (self._closing and mark[2] == 0)):
+            self.abort()
+        else:
+            self._mark = mark
+            self._arm(self._period)
+
+    def _unsent(self) -> int:
+        """Bytes the kernel holds that the peer has not acknowledged; 0 when it cannot be told."""
+        lowest = self._wire
+        while getattr(lowest, "transport", None) is not None:
+            lowest = lowest.transport
+        if not hasattr(lowest, "fileno"):
+            return 0
+        # Linux: TIOCOUTQ on a socket is SIOCOUTQ, see tcp(7).
+        raw = fcntl.ioctl(lowest.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        return int(struct.unpack("i", raw)[0])

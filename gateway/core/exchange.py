@@ -1,0 +1,120 @@
+"""One request and its answer, as a streaming application sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IConsumer, IProducer, ITransport
+from zope.interface import implementer
+
+from gateway import errors
+from gateway.core.request_body import RequestBody
+from gateway.wire.http_head import RequestHead
+
+if TYPE_CHECKING:
+    from gateway.core.channel import HttpChannel
+
+Field = tuple[bytes, bytes]
+
+
+@implementer(IConsumer)
+class Exchange:
+    """One request whose head is in, and the answer to it.
+
+    The body is in :attr:`body`; the answer is either one :meth:`respond`, or :meth:`start`, then
+    writes as an ``IConsumer``, then :meth:`finish`. What was announced in ``start`` is held: too
+    few or too many bytes cut the connection, so that nobody takes a part for the whole.
+
+    :ivar peer: address of the client.
+    :ivar status: of the answer, 0 until it is started.
+    :ivar sent: bytes of the answer's body.
+    :ivar note: fields that the application adds to every answer, refusals included.
+    """
+
+    def __init__(self, head: RequestHead, body: RequestBody, channel: HttpChannel, peer: str) -> None:
+        self.head = head
+        self.body = body
+        self.peer = peer
+        self.status = 0
+        self.sent = 0
+        self.note: list[Field] = []
+        self.keep_alive = head.keep_alive
+        self.finished = False
+        self._channel = channel
+        self._length: int | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the answer has begun, so that an error can only cut the connection."""
+        return self.status != 0
+
+    @property
+    def secure(self) -> bool:
+        return self._channel.secure
+
+    @property
+    def transport(self) -> ITransport | None:
+        """The connection, for its addresses only."""
+        return self._channel.transport
+
+    def allow_idle(self, seconds: float) -> None:
+        """Let this connection stay silent this long, between requests and within bodies."""
+        self._channel.idle_timeout = max(self._channel.limits.keepalive_timeout, seconds)
+
+    def respond(self, status: int, fields: Iterable[Field] = (), body: bytes = b"") -> None:
+        """Send the whole answer."""
+        self.start(status, fields, len(body))
+        if self.head.method != b"HEAD":
+            self.write(body)
+        self.finish()
+
+    def refuse(self, error: errors.GatewayError) -> None:
+        """Answer with *error* as plain text, or cut the connection when it is too late for that."""
+        if self.finished:
+            return
+        if self.started:
+            self.abort()
+            return
+        body = error.text.encode("utf-8") + b"\n"
+        fields = [(b"content-type", b"text/plain; charset=UTF-8"), *error.headers]
+        self.respond(error.status, fields, body)
+
+    def start(self, status: int, fields: Iterable[Field], length: int | None) -> None:
+        """Send the head of the answer.
+
+        :param length: bytes of its body; None when *fields* say how it is framed.
+        """
+        self.status = status
+        self._length = 0 if self.head.method == b"HEAD" else length
+        if not self.body.arrived and not self._channel.can_skip(self):
+            self.keep_alive = False
+        self._channel.write_head(self, status, [*fields, *self.note], length)
+
+    def write(self, data: bytes) -> None:
+        self.sent += len(data)
+        if self._length is not None and self.sent > self._length:
+            self.abort()
+        elif data and not self.finished:
+            self._channel.write_body(data)
+
+    def finish(self) -> None:
+        """End the answer; a body that is short of what was announced cuts the connection."""
+        if self.finished:
+            return
+        if self._length is not None and self.sent != self._length:
+            self.abort()
+            return
+        self.finished = True
+        self._channel.answered(self)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.finished = True
+        self._channel.abort()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        self._channel.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self._channel.unregisterProducer()
