@@ -1,0 +1,376 @@
+"""One HTTP/1.1 connection to an upstream, and the pool that keeps idle ones.
+
+A :class:`Call` is one request and its answer, both streamed: it is the consumer of the request
+body and the producer of the answer's. A connection is used again only when both went by whole,
+nothing was left over, and the upstream agreed. Source: RFC 9112, sections 6 and 9.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway import errors
+from gateway.wire.chunked import ChunkedReader
+from gateway.wire.http_head import HeadReader, ResponseHead, parse_response, serialize_request
+
+_MAX_HEAD = 32 * 1024
+_MAX_INFORMATIONAL = 8
+
+
+class StaleConnection(errors.UpstreamFailed):
+    """A pooled connection turned out dead before anything of the answer came."""
+
+    word = "stale"
+
+
+@implementer(IConsumer, IPushProducer)
+class Call:
+    """One request to an upstream and the answer to it.
+
+    :ivar head: fires with the final :class:`ResponseHead`; may be early, while the body is sent.
+    """
+
+    def __init__(self, connection: HttpConnection, method: bytes, length: int) -> None:
+        self.method = method
+        self.head: Deferred[ResponseHead] = Deferred()
+        self.answer: ResponseHead | None = None
+        self._connection = connection
+        self._unsent = length
+        self._left: int | None = 0
+        self._chunks: ChunkedReader | None = None
+        self._queue: deque[bytes] = deque()
+        self._sink: Callable[[bytes], None] | None = None
+        self._delivered: Deferred[None] | None = None
+        self._failure: errors.GatewayError | None = None
+        self._paused = False
+        self.complete = False
+
+    # -- request body ----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        self._unsent -= len(data)
+        if self._unsent < 0:
+            self.abort()
+            raise errors.GatewayError
+        self._connection.write(data)
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        self._connection.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self._connection.unregisterProducer()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the whole request went out."""
+        return self._unsent == 0
+
+    # -- answer ----------------------------------------------------------------------------
+
+    def begin(self, head: ResponseHead) -> None:
+        """Take the head of the answer; called by the connection."""
+        self.answer = head
+        self._left = head.length
+        self._chunks = ChunkedReader() if head.chunked else None
+        self.complete = not head.chunked and head.length == 0
+        self.head.callback(head)
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the answer's body; return what follows it."""
+        rest = b""
+        if self._chunks is not None:
+            self._queue.extend(self._chunks.receive(data))
+            if self._chunks.done:
+                rest, self.complete = self._chunks.rest, True
+        elif self._left is None:
+            self._queue.append(data)
+        else:
+            rest = data[self._left :]
+            if self._left:
+                self._queue.append(data[: self._left])
+            self._left -= len(data) - len(rest)
+            self.complete = self._left == 0
+        return rest
+
+    def drain(self) -> None:
+        """Hand on what is queued, as far as the sink wants it."""
+        while self._queue and self._sink is not None and not self._paused:
+            self._sink(self._queue.popleft())
+        if self._delivered is not None and not self._queue:
+            if self.complete:
+                delivered, self._delivered = self._delivered, None
+                delivered.callback(None)
+            elif self._failure is not None:
+                delivered, self._delivered = self._delivered, None
+                delivered.errback(self._failure)
+
+    @property
+    def flowing(self) -> bool:
+        """Whether bytes from the upstream are wanted now."""
+        return self.answer is None or (self._sink is not None and not self._paused)
+
+    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
+        """Hand every byte of the answer's body to *sink*; the result fires after the last.
+
+        :raises gateway.errors.UpstreamFailed: (by the result) the upstream broke off.
+        """
+        self._sink = sink
+        delivered: Deferred[None] = Deferred(self._cancel)
+        self._delivered = delivered
+        self.drain()
+        self._connection.flow()
+        return delivered
+
+    def _cancel(self, _: Deferred[None]) -> None:
+        self._delivered = None
+        self.abort()
+
+    async def read(self, limit: int) -> bytes:
+        """Collect the answer's body.
+
+        :raises gateway.errors.UpstreamFailed: it is longer than *limit* bytes.
+        """
+        pieces: list[bytes] = []
+        total = 0
+
+        def collect(piece: bytes) -> None:
+            nonlocal total
+            total += len(piece)
+            if total > limit:
+                self.abort()
+            else:
+                pieces.append(piece)
+
+        await self.deliver(collect)
+        return b"".join(pieces)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        self._connection.flow()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.drain()
+        self._connection.flow()
+
+    def stopProducing(self) -> None:
+        self.abort()
+
+    def lost(self, error: errors.GatewayError) -> None:
+        """The connection is gone; called by the connection."""
+        if self._left is None and self.answer is not None and isinstance(error, _CleanEnd):
+            self.complete = True
+        self._failure = error
+        if not self.head.called:
+            self.head.errback(error)
+        self.drain()
+
+    def abort(self) -> None:
+        """Give up; the connection is not used again."""
+        self._queue.clear()
+        self._connection.abort()
+
+    def release(self) -> None:
+        """Done with this call: the connection goes back to the pool if it can be used again."""
+        self._connection.finish(self)
+
+
+class _CleanEnd(errors.UpstreamFailed):
+    """The upstream closed in good order."""
+
+    default = "The host behind the gateway broke off"
+
+
+class HttpConnection(Protocol):
+    """A connection to an upstream.
+
+    :ivar idle: called with the connection when it can be used again.
+    :ivar uses: calls made on it so far.
+    """
+
+    def __init__(self) -> None:
+        self.idle: Callable[[HttpConnection], None] = lambda connection: None
+        self.gone: Callable[[HttpConnection], None] = lambda connection: None
+        self.uses = 0
+        self._call: Call | None = None
+        self._reader = HeadReader(_MAX_HEAD, _MAX_HEAD)
+        self._informational = 0
+        self._paused = False
+        self._lost = False
+        self._wire: Any = None
+
+    @property
+    def alive(self) -> bool:
+        return not self._lost
+
+    def connectionMade(self) -> None:
+        self._wire = self.transport
+
+    def call(self, method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]], length: int) -> Call:
+        """Send a request head; a body of *length* bytes is written to the result."""
+        self._call = call = Call(self, method, length)
+        self.uses += 1
+        self._informational = 0
+        self._wire.write(serialize_request(method, target, fields))
+        self.flow()
+        return call
+
+    def dataReceived(self, data: bytes) -> None:
+        call = self._call
+        if call is None:
+            # Nobody asked: RFC 9112, section 9.2, do not take it for the next answer.
+            self.abort()
+            return
+        try:
+            self._receive(call, data)
+        except errors.GatewayError as error:
+            self._fail(errors.UpstreamFailed(reason="malformed"), error)
+
+    def _receive(self, call: Call, data: bytes) -> None:
+        while call.answer is None:
+            block = self._reader.receive(data)
+            if block is None:
+                return
+            head = parse_response(block, call.method)
+            data, self._reader.rest = self._reader.rest, b""
+            if head.status >= 200:
+                call.begin(head)
+            else:
+                self._informational += 1
+                if head.status == 101 or self._informational > _MAX_INFORMATIONAL:
+                    raise errors.BadRequest("Unexpected informational answers")
+        if data and call.receive(data):
+            raise errors.BadRequest("Bytes follow the answer")
+        call.drain()
+        self.flow()
+
+    def _fail(self, error: errors.GatewayError, cause: BaseException | None = None) -> None:
+        error.__cause__ = cause
+        call, self._call = self._call, None
+        self.abort()
+        if call is not None:
+            call.lost(error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self.gone(self)
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if self.uses > 1 and call.answer is None and not self._reader:
+            call.lost(StaleConnection())
+        elif reason.check(ConnectionDone):
+            call.lost(_CleanEnd(reason="closed"))
+        else:
+            call.lost(errors.UpstreamFailed("The host behind the gateway broke off", reason="lost"))
+
+    def finish(self, call: Call) -> None:
+        """*call* is over; keep the connection if nothing of it is left in the pipe."""
+        if self._call is not call:
+            return
+        self._call = None
+        answer = call.answer
+        if answer is not None and answer.keep_alive and call.complete and call.sent and not self._lost:
+            self.flow()
+            self.idle(self)
+        else:
+            self.abort()
+
+    def flow(self) -> None:
+        """Read exactly while somebody wants the bytes."""
+        if self._lost:
+            return
+        wanted = self._call is None or self._call.flowing
+        if wanted == self._paused:
+            self._paused = not wanted
+            if wanted:
+                self._wire.resumeProducing()
+            else:
+                self._wire.pauseProducing()
+
+    def write(self, data: bytes) -> None:
+        if not self._lost:
+            self._wire.write(data)
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        if self._lost:
+            producer.stopProducing()
+        else:
+            self._wire.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        if not self._lost:
+            self._wire.unregisterProducer()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if not self._lost:
+            self._wire.abortConnection()
+
+
+@define
+class _Idle:
+    connection: HttpConnection
+    timer: IDelayedCall = field(repr=False)
+
+
+class UpstreamPool:
+    """Idle connections, by where they lead and what they trust."""
+
+    def __init__(self, clock: IReactorTime, *, keep: int = 8, idle_time: float = 30.0) -> None:
+        self._clock = clock
+        self._keep = keep
+        self._idle_time = idle_time
+        self._idle: dict[Hashable, list[_Idle]] = {}
+
+    def take(self, key: Hashable) -> HttpConnection | None:
+        """Return an idle connection, the most recently used first."""
+        waiting = self._idle.get(key)
+        if not waiting:
+            return None
+        idle = waiting.pop()
+        if not waiting:
+            del self._idle[key]
+        idle.timer.cancel()
+        idle.connection.gone = lambda connection: None
+        return idle.connection
+
+    def adopt(self, key: Hashable, connection: HttpConnection) -> None:
+        """From now on, keep *connection* whenever it falls idle."""
+        connection.idle = lambda connection: self._put(key, connection)
+
+    def _put(self, key: Hashable, connection: HttpConnection) -> None:
+        waiting = self._idle.setdefault(key, [])
+        if len(waiting) >= self._keep:
+            self._drop(key, waiting[0])
+            waiting = self._idle.setdefault(key, [])
+        idle = _Idle(connection, self._clock.callLater(self._idle_time, connection.abort))
+        connection.gone = lambda connection: self._drop(key, idle)
+        waiting.append(idle)
+
+    def _drop(self, key: Hashable, idle: _Idle) -> None:
+        waiting = self._idle.get(key, [])
+        if idle in waiting:
+            waiting.remove(idle)
+        if not waiting:
+            self._idle.pop(key, None)
+        if idle.timer.active():
+            idle.timer.cancel()
+        idle.connection.gone = lambda connection: None
+        idle.connection.abort()
+
+    def close(self) -> None:
+        """Drop every idle connection."""
+        for key, waiting in list(self._idle.items()):
+            for idle in list(waiting):
+                self._drop(key, idle)
