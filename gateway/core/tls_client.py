@@ -1,0 +1,156 @@
+"""TLS towards what is behind us: only the CAs that were given, and the strict host-name check.
+
+Nothing else in the gateway makes a client's context.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from gateway.core.tls import basic_context, present
+from gateway.core.tls_server import read_certificates, read_key
+from gateway.errors import ConfigError, UpstreamFailed
+
+
+@frozen
+class _File:
+    """One state of a file: written anew it is another one."""
+
+    path: Path
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> _File:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise ConfigError([f"{path}: {error.strerror}"]) from error
+        return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _context(
+    trust: tuple[_File | x509.Certificate, ...], certificate: _File | None, key: _File | None, minimum: str
+) -> SSL.Context:
+    try:
+        context = basic_context(SSL.TLS_CLIENT_METHOD, minimum)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    store = context.get_cert_store()
+    if store is None:
+        raise ConfigError(["OpenSSL has no certificate store"])
+    for source in trust:
+        for authority in read_certificates(source.path) if isinstance(source, _File) else [source]:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+    if certificate is not None and key is not None:
+        try:
+            present(context, read_certificates(certificate.path), read_key(key.path))
+        except ValueError as error:
+            raise ConfigError([f"{certificate.path}: {error}"]) from error
+    # Before any connection has its own: nobody is trusted.
+    context.set_verify(SSL.VERIFY_PEER, lambda *_: False)
+    return context
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@frozen
+class _Strict:
+    """Makes connections that hold the peer to one name.
+
+    :ivar server_name: for SNI; none for an address.
+    """
+
+    context: SSL.Context
+    identity: DNS_ID | IPAddress_ID
+    server_name: bytes | None
+    alpn: tuple[bytes, ...]
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        connection = SSL.Connection(self.context, None)
+        connection.set_verify(SSL.VERIFY_PEER, self._verify)
+        if self.server_name is not None:
+            connection.set_tlsext_host_name(self.server_name)
+        if self.alpn:
+            connection.set_alpn_protos(list(self.alpn))
+        return connection
+
+    def _verify(
+        self, connection: SSL.Connection, peer: crypto.X509, error: int, depth: int, good: int
+    ) -> bool:
+        """The strict host-name check: the leaf must be of our CA and carry exactly this name."""
+        if not good:
+            return False
+        if depth > 0:
+            return True
+        try:
+            verify_service_identity(extract_patterns(peer.to_cryptography()), [self.identity], [])
+        except (
+            CertificateError,
+            VerificationError,
+            ValueError,
+            TypeError,
+            LookupError,
+            x509.DuplicateExtension,
+            x509.UnsupportedGeneralNameType,
+            x509.InvalidVersion,
+        ):
+            return False
+        return True
+
+
+def strict_creator(
+    host: str,
+    trust: Sequence[x509.Certificate | Path],
+    *,
+    client_certificate: Path | None = None,
+    client_key: Path | None = None,
+    minimum: str = "1.2",
+    alpn: Sequence[bytes] = (),
+) -> IOpenSSLClientConnectionCreator:
+    """Make connections to *host* that trust nobody but its certificate from one of *trust*.
+
+    The context behind it is kept and shared as long as the files stay the same. With TLS 1.3 the
+    server judges our certificate after the handshake: the first read may be what fails.
+
+    :param host: the configured name, or an address without brackets; never what it resolves to.
+    :param trust: certificates of CAs, or PEM files with them; at least one.
+    :raises ConfigError: a file is missing or no good.
+    :raises UpstreamFailed: *host* is nothing a certificate can hold.
+    """
+    if not trust:
+        raise ConfigError(["no CA is configured for the host behind the gateway"])
+    if (client_certificate is None) != (client_key is None):
+        raise ConfigError(["a client certificate and its key belong together"])
+    identity: DNS_ID | IPAddress_ID
+    name: bytes | None = None
+    try:
+        identity = IPAddress_ID(ipaddress.ip_address(host))
+    except ValueError:
+        try:
+            identity = DNS_ID(host)
+        except ValueError as error:
+            raise UpstreamFailed("no certificate can hold this name", reason="tls") from error
+        name = identity.hostname
+    context = _context(
+        tuple(_File.of(it) if isinstance(it, Path) else it for it in trust),
+        _File.of(client_certificate) if client_certificate is not None else None,
+        _File.of(client_key) if client_key is not None else None,
+        minimum,
+    )
+    return _Strict(context, identity, name, tuple(alpn))
