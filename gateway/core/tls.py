@@ -123,8 +123,13 @@ class Gate(Protocol):
 
         To be called once, before the gate has a transport. Cancelling the answer aborts.
         """
-        self._opened = Deferred(lambda _: self._abort("cancelled"))
-        return self._opened
+
+        def cancel(_: object) -> None:
+            self._opened = None
+            self._abort("cancelled")
+
+        self._opened = opened = Deferred[IProtocol](cancel)
+        return opened
 
     def connectionMade(self) -> None:
         self._since = self._clock.seconds()
@@ -173,7 +178,7 @@ class Gate(Protocol):
         if self._result != "refused":
             self._finish(self._result)
         opened, self._opened = self._opened, None
-        if opened is not None and not opened.called:
+        if opened is not None:
             opened.errback(reason)
 
 
