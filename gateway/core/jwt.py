@@ -134,7 +134,8 @@ def _key(item: object) -> JwtKey:
     algorithm = item.get("alg", algorithms[0])
     if algorithm not in algorithms:
         raise ValueError("alg has to be " + " or ".join(algorithms))
-    if item.get("use", "sig") != "sig" or "verify" not in item.get("key_ops", ["verify"]):
+    operations = item.get("key_ops", ["verify"])
+    if item.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise ValueError("the key is not for signatures")
     kid = item.get("kid")
     if kid is not None and not isinstance(kid, str):

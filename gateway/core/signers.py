@@ -26,7 +26,6 @@ from gateway.errors import ConfigError, Unauthorized
 from gateway.wire import ovirt_ticket
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
-_PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
 _PKCS1 = padding.PKCS1v15()
 
 Stamp = tuple[int, int, int] | None
@@ -67,7 +66,7 @@ class Signer:
 
     def verify_pss(self, signature: bytes, signed: bytes) -> bool:
         """RSASSA-PSS, SHA-256, with the longest salt there can be and no other."""
-        return self._verify(signature, signed, _PSS, hashes.SHA256())
+        return self._verify(signature, signed, _pss(self.key), hashes.SHA256())
 
     def verify_sha1(self, signature: bytes, signed: bytes) -> bool:
         """PKCS #1 v1.5 over SHA-1, as engines up to 4.4.5 signed."""
@@ -224,9 +223,15 @@ def issue_envelope(
         valid_from=valid_from,
         valid_to=valid_to,
         certificate=None if certificate is None else certificate.public_bytes(Encoding.PEM).decode("ascii"),
-        sign=None if generation == "A" else lambda signed: key.sign(signed, _PSS, hashes.SHA256()),
+        sign=None if generation == "A" else lambda signed: key.sign(signed, _pss(key), hashes.SHA256()),
         sign_sha1=None if generation == "C" else lambda signed: key.sign(signed, _PKCS1, hashes.SHA1()),  # noqa: S303
     )
+
+
+def _pss(key: rsa.RSAPublicKey | rsa.RSAPrivateKey) -> padding.PSS:
+    """The padding with the longest salt. A number, for MAX_LENGTH verifies any length."""
+    digest = hashes.SHA256()
+    return padding.PSS(padding.MGF1(digest), padding.calculate_max_pss_salt_length(key, digest))
 
 
 def _stamp(path: Path | None) -> Stamp:
