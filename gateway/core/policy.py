@@ -126,6 +126,8 @@ def _parse_target(text: str, host: str) -> tuple[Network | None, str | None]:
     bare = host.replace("[", "").replace("]", "")
     if bare != host or "/" in host or re.fullmatch(r"[0-9.]+", host):
         try:
+            if "%" in bare:
+                raise ValueError("a zone is no part of it")
             network = ipaddress.ip_network(bare)
         except ValueError as error:
             raise ValueError(f"{text!r} has no good network: {error}") from error
