@@ -240,7 +240,7 @@ def alpn_selector(offered: Sequence[bytes]) -> Callable[[SSL.Connection, list[by
         for name in offered:
             if name in theirs:
                 return name
-        # Of this class, or it would be taken for a bug and be logged as one.
-        raise SSL.Error("no application protocol in common")
+        # In the library's own form, or it would be taken for a bug and be logged as one.
+        raise SSL.Error([("SSL routines", "", "no application protocol")])
 
     return select
