@@ -1,0 +1,146 @@
+"""The audit trail: who did what, with which result; never sampled, except for floods of refusals.
+
+Records go to the namespace ``gateway.audit``; :mod:`gateway.core.logs` writes them. Field names are fixed, so
+that a trail can be searched by them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from gateway.core.logs import rfc3339
+
+#: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number; ``count`` sums up.
+FIELDS = frozenset(
+    {
+        "kind",
+        "ticket",
+        "session",
+        "principal",
+        "issuer",
+        "peer",
+        "listener",
+        "target",
+        "vm",
+        "result",
+        "reason",
+    }
+    | {"bytes_in", "bytes_out", "duration_ms", "incident", "count"}
+)
+#: Events of which one address gets only so many lines a minute.
+REFUSALS = frozenset({"token.refused", "ticket.refused", "upstream.refused", "limit"})
+_FULL = 10
+_WINDOW = 60.0
+_ADDRESSES = 4096
+
+
+def address_of(peer: str) -> str:
+    """Whom refusals count for: the IPv4 address or IPv6 /64 in *peer*, with or without a port."""
+    host = peer
+    if peer.startswith("["):
+        host = peer[1:].partition("]")[0]
+    elif peer.count(":") == 1:
+        host = peer.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+@define
+class _Window:
+    """Refusals of one address since *began*, in seconds of the clock."""
+
+    began: float
+    refusals: int = 0
+
+
+@define(eq=False)
+class Audit:
+    """Writes audit records: ``audit("ticket.revoked", kind="image", ticket=fingerprint)``.
+
+    :ivar wall: seconds since the epoch, for people.
+    :ivar clock: elapsed time, for order and for summaries.
+    :ivar boot: random text, new at each start.
+    """
+
+    log: Logger
+    wall: Callable[[], float]
+    clock: IReactorTime
+    host: str
+    pid: int
+    boot: str
+    _seq: int = field(default=0, init=False)
+    _windows: dict[str, _Window] = field(factory=dict, init=False)
+    _timer: IDelayedCall | None = field(default=None, init=False)
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Write one record, or count it when its peer was refused too often in the last minute.
+
+        :raises TypeError: when a field has an unknown name.
+        """
+        if unknown := sorted(fields.keys() - FIELDS):
+            raise TypeError(f"audit records have no field {', '.join(unknown)}")
+        if event in REFUSALS and "peer" in fields and self._flooded(address_of(str(fields["peer"]))):
+            return
+        self._write(event, fields)
+
+    def close(self) -> None:
+        """Write the summaries that are due, and stop the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for address in list(self._windows):
+            self._end(address)
+
+    def _write(self, event: str, fields: dict[str, object]) -> None:
+        self._seq += 1
+        record = {
+            "time": rfc3339(self.wall()),
+            "mono": round(self.clock.seconds(), 6),
+            "host": self.host,
+            "pid": self.pid,
+            "boot": self.boot,
+            "seq": self._seq,
+            "event": event,
+        }
+        record.update((name, value) for name, value in fields.items() if value is not None)
+        self.log.info("{event}", event=event, audit=record)
+
+    def _flooded(self, address: str) -> bool:
+        """Count a refusal of *address*; whether it is one too many."""
+        now = self.clock.seconds()
+        window = self._windows.get(address)
+        if window is None or now - window.began >= _WINDOW:
+            self._end(address)
+            while len(self._windows) >= _ADDRESSES:
+                self._end(next(iter(self._windows)))  # the oldest: windows stand in order of their begin
+            window = self._windows[address] = _Window(now)
+        window.refusals += 1
+        if self._timer is None:
+            self._timer = self.clock.callLater(_WINDOW, self._sweep)
+        return window.refusals > _FULL
+
+    def _end(self, address: str) -> None:
+        window = self._windows.pop(address, None)
+        if window is not None and window.refusals > _FULL:
+            count = window.refusals - _FULL
+            self._write("limit", {"peer": address, "result": "refused", "reason": "repeated", "count": count})
+
+    def _sweep(self) -> None:
+        """End the windows that are over, and come back for the next."""
+        self._timer = None
+        now = self.clock.seconds()
+        for address, window in list(self._windows.items()):
+            if now - window.began < _WINDOW:
+                self._timer = self.clock.callLater(window.began + _WINDOW - now, self._sweep)
+                return
+            self._end(address)

@@ -1,0 +1,142 @@
+"""What may be written down: secrets become fingerprints or ``***``, and one event stays one line.
+
+:func:`mask` knows patterns and reaches text of any origin, third-party lines and tracebacks too;
+:func:`escape` keeps text on its line; :func:`clean` does both and cuts. All patterns take time linear in the
+text: repeated parts are possessive or bounded and begin with a literal or behind a boundary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from urllib.parse import unquote
+
+#: Characters of a field that are written.
+FIELD = 256
+#: What is looked at of a text; far more than is ever written of a field.
+_LONGEST = 1 << 16
+_HIDDEN = "***"
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{12}|\{t:[0-9a-f]{12}\}")
+_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_QUOTED = r"""b?"(?:[^"\\\n]|\\.)*+"?|b?'(?:[^'\\\n]|\\.)*+'?"""
+_SEPARATOR = r"""\\?["']?[ \t]{0,4}+[=:][ \t]{0,4}+"""
+
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{1,64}-----.*?(?:-----END [A-Z0-9 ]{1,64}-----|\Z)", re.DOTALL)
+#: The rest of the line belongs to the header: other fields in a printed list of headers go with it.
+_HEADER = re.compile(
+    r"""((?:proxy-)?authorization|(?:set-)?cookie)(["']?\s{0,4}+[=:,])[^\n]*+""",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(r"\b(Bearer|Basic)[ \t]{1,4}+[\w+/=.~-]{6,}+")
+_PAIR = re.compile(
+    rf"(token|password|passwd|passphrase|secret|session[_-]?id)({_SEPARATOR})(?:{_QUOTED}|[^\s&]++)",
+    re.IGNORECASE,
+)
+_TICKET_PAIR = re.compile(
+    rf"(ticket(?:[_-]?id)?)({_SEPARATOR})({_QUOTED}|\{{t:[0-9a-f]{{12}}\}}|[^\s&\"',;)\]}}]++)", re.IGNORECASE
+)
+_PATH = re.compile(r"""(/(?:images|tickets?|consoles?)/)(?!\*)([^\s/?#"'<>(){},;\\]++)""", re.IGNORECASE)
+_NEAR = re.compile(rf"(ticket|session)([\s_]?(?:id)?[^\w\n]{{1,6}}+)({_UUID})", re.IGNORECASE)
+_JWT = re.compile(r"\beyJ[\w-]{6,}+\.[\w-]*+(?:\.[\w-]*+)*+")
+_CREDENTIALS = re.compile(r"(://[^\s/:@]{0,128}+:)[^\s/@]{1,1024}+@")
+_RUN = re.compile(r"(?<![\w+/=.%-])[\w+/=.%-]{200,}+", re.ASCII)
+_WRAPPED = re.compile(r"(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{48,}+(?:\s|\\[rn]){1,4}){2,}+[A-Za-z0-9+/=]*+")
+
+_UNPRINTED = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+#: Names of fields whose value is a secret of high entropy: a fingerprint is written.
+_IDS = frozenset({"ticket", "ticket_id", "ticketid", "session_id", "sessionid"})
+#: Names of fields whose value leaves no trace.
+_SECRETS = frozenset({"token", "password", "passwd", "passphrase", "secret", "pin", "private_key", "body"})
+_SECRETS |= {"credentials", "authorization", "proxy_authorization", "cookie", "set_cookie", "cookies"}
+
+
+def fingerprint(secret: str | bytes) -> str:
+    """The only form of a secret that may be printed: 12 hex digits of its SHA-256."""
+    data = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _tag(secret: str) -> str:
+    """``{t:FINGERPRINT}`` of *secret*; of what is one already, itself."""
+    if _FINGERPRINT.fullmatch(secret):
+        return secret
+    return f"{{t:{fingerprint(unquote(secret))}}}"
+
+
+def _ticket(match: re.Match[str]) -> str:
+    return match[1] + match[2] + _tag(match[3].removeprefix("b").strip("\"'") or match[3])
+
+
+_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (_PEM, "<PEM>"),
+    (_HEADER, rf"\1\2 {_HIDDEN}"),
+    (_SCHEME, rf"\1 {_HIDDEN}"),
+    (_JWT, "<JWT>"),
+    (_RUN, "<base64>"),
+    (_WRAPPED, "<base64>"),
+    (_CREDENTIALS, rf"\1{_HIDDEN}@"),
+    (_PATH, lambda match: match[1] + _tag(match[2])),
+    (_NEAR, _ticket),
+    (_TICKET_PAIR, _ticket),
+    (_PAIR, rf"\1\2{_HIDDEN}"),
+)
+
+
+def mask(text: str) -> str:
+    """*text* without the secrets in it; lines stay lines."""
+    for pattern, instead in _RULES:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def escape(text: str) -> str:
+    """*text* with control, bidirectional and separator characters escaped, invalid UTF-8 as ``\\xNN``."""
+    return _UNPRINTED.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: the byte it was
+        code -= 0xDC00
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return _NAMED.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def clean(value: str | bytes, limit: int = FIELD) -> str:
+    """*value* masked, escaped, and cut at *limit* characters with ``…``."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    if len(text) > _LONGEST:
+        # What is cut may be the beginning of a secret, so the last word goes too.
+        head = text[:_LONGEST].rsplit(None, 1)
+        text = (head[0] if len(head) > 1 else "") + " …"
+    text = escape(mask(text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def clean_field(name: str, value: str | bytes, limit: int = FIELD) -> str:
+    """The value of the field *name*: :func:`clean`, and by name when the name says that it is a secret."""
+    word = name.lower().replace("-", "_")
+    if word in _SECRETS or word.endswith(("_password", "_token", "_secret", "_passphrase")):
+        return _HIDDEN
+    if word in _IDS:
+        return _tag(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value)
+    return clean(value, limit)
+
+
+_KEYS = frozenset({"close", "flush", "context", "algorithm", "block_size", "offset", "size"})
+
+
+def clean_target(target: str | bytes) -> str:
+    """A request target fit for the log: masked path, and of the query only the keys that tell no secret."""
+    text = target.decode("ascii", "backslashreplace") if isinstance(target, bytes) else target
+    path, mark, query = text.partition("?")
+    pairs = [pair for pair in query.split("&") if pair.partition("=")[0] in _KEYS]
+    return clean(path + (mark + "&".join(pairs) if pairs else ""))
