@@ -105,6 +105,15 @@ class EnvelopeTests(SynchronousTestCase):
             with self.subTest(name):
                 self.refused(text, "malformed")
 
+    def test_longest(self) -> None:
+        """An envelope has 16 KiB at most, as it comes."""
+        flat = members(envelope())
+        room = (16384 // 4 * 3) - len(json.dumps(flat))
+        text = wrap(flat | {"data": DATA + "x" * room})
+        self.assertEqual(len(text), 16384)
+        self.assertEqual(len(ovirt_ticket.parse(text).data), len(DATA) + room)
+        self.refused(wrap(flat | {"data": DATA + "x" * (room + 1)}), "malformed")
+
     def test_shape(self) -> None:
         """Every field but the payload has one length and one form."""
         flat = members(envelope("B"))
