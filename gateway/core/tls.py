@@ -158,12 +158,11 @@ class Gate(Protocol):
         if self._result != "failed" or transport is None:
             return
         self._finish("ok")
+        self._result = "refused"
         protocol = self._factory.buildProtocol(self._address)
         if protocol is None:
-            self._result = "refused"
             transport.abortConnection()  # type: ignore[attr-defined]
             return
-        self._result = "ok"
         transport.wrappedProtocol = protocol  # type: ignore[attr-defined]
         self.transport = None
         protocol.makeConnection(transport)
