@@ -244,7 +244,12 @@ class ProblemTests(ConfigCase):
 
     def test_secret_not_shown(self) -> None:
         """A password in a URL is shown neither in problems nor in the effective configuration."""
-        for url in ("redis://u:hunter2@h.invalid", "redes://u:hunter2@h.invalid", "redis://u:hun/ter2@h"):
+        for url in (
+            "redis://u:hunter2@h.invalid",
+            "redes://u:hunter2@h.invalid",
+            "redis://u:hun/ter2@h",
+            "redis u:hunter2",
+        ):
             self.assertNotIn("ter2", "".join(self.problems(f"[registry]\nurl = {url}\n")))
         config = self.load("[imagelist]\nlisten = tcp:1\ntls = no\ndatabase = postgresql://u:hunter2@h/db\n")
         self.assertNotIn("hunter2", render(config) + json.dumps(show(config)))

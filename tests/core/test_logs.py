@@ -214,6 +214,10 @@ class LogTests(LogCase):
         fields = record["fields"]
         self.assertEqual([fields[k] for k in ("size", "share", "gone", "good")], [5, 0.5, None, True])
         self.assertEqual(len(fields["long"]), 256)
+        log.info(
+            "{speaker} {speaker!s} {speaker.text} {long}", speaker=Speaker("cd " * 999), long="ab " * 999
+        )
+        self.assertEqual(len(json.loads(self.written.splitlines()[1])["text"]), 4 * 256 + 3)
 
     def test_level(self) -> None:
         """Events below the level are not written, audit records always are."""
@@ -294,7 +298,8 @@ class LogTests(LogCase):
         undo = capture()
         try:
             logging.getLogger("lib").warning("hello %s", f"password={CANARIES['password']}")
-            logging.getLogger("lib").warning("%d", "no number")
+            odd = {"name": "lib", "levelno": 30, "msg": "%d", "args": ("no number",)}
+            logging.getLogger().handlers[-1].handle(logging.makeLogRecord(odd))
             try:
                 raise OSError(TEXTS[0])
             except OSError:
