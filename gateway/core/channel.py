@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ class HttpChannel(Protocol):
     """A connection; see the module.
 
     :ivar idle_timeout: seconds this connection may be silent between requests.
+    :ivar when_lost: called when the connection goes.
     """
 
     def __init__(self, site: GatewaySite, peer: str) -> None:
@@ -84,6 +85,7 @@ class HttpChannel(Protocol):
         self.peer = peer
         self.idle_timeout = site.limits.keepalive_timeout
         self.secure = False
+        self.when_lost: dict[Hashable, Callable[[], None]] = {}
         self._clock = site.clock
         self._reader = HeadReader(self.limits.max_request_line, self.limits.max_head)
         self._exchange: Exchange | None = None
@@ -122,6 +124,8 @@ class HttpChannel(Protocol):
             self._running.cancel()
         if exchange is not None:
             self.site.observe(exchange, self._clock.seconds() - self._began)
+        for lost in self.when_lost.values():
+            lost()
 
     def abort(self) -> None:
         """Cut the connection, dropping what was not sent yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IConsumer, IProducer, ITransport
@@ -61,6 +61,12 @@ class Exchange:
     def allow_idle(self, seconds: float) -> None:
         """Let this connection stay silent this long, between requests and within bodies."""
         self._channel.idle_timeout = max(self._channel.limits.keepalive_timeout, seconds)
+
+    def while_connected(self, key: Hashable, made: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Call *made* now and *lost* when the connection goes; once for each *key* on it."""
+        if key not in self._channel.when_lost:
+            self._channel.when_lost[key] = lost
+            made()
 
     def respond(self, status: int, fields: Iterable[Field] = (), body: bytes = b"") -> None:
         """Send the whole answer."""

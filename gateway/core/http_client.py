@@ -175,10 +175,19 @@ class Call:
             self.head.errback(error)
         self.drain()
 
+    @property
+    def addresses(self) -> tuple[str | None, str | None]:
+        """Address of the upstream and our own towards it; None for a unix socket."""
+        return self._connection.addresses
+
     def abort(self) -> None:
         """Give up; the connection is not used again."""
         self._queue.clear()
         self._connection.abort()
+        if not self.head.called:
+            self.head.cancel()
+            # Whoever waits was told; nobody else has to hear of it.
+            self.head.addErrback(lambda _: None)
 
     def release(self) -> None:
         """Done with this call: the connection goes back to the pool if it can be used again."""
@@ -189,6 +198,19 @@ class _CleanEnd(errors.UpstreamFailed):
     """The upstream closed in good order."""
 
     default = "The host behind the gateway broke off"
+
+
+@implementer(IPushProducer)
+class _Shield:
+    """Pauses a producer whose connection is lost, where a transport would stop it for good.
+
+    The loss is reported by the call; the producer may go on with another one.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self.pauseProducing = producer.pauseProducing
+        self.resumeProducing = producer.resumeProducing
+        self.stopProducing = producer.pauseProducing
 
 
 class HttpConnection(Protocol):
@@ -212,6 +234,11 @@ class HttpConnection(Protocol):
     @property
     def alive(self) -> bool:
         return not self._lost
+
+    @property
+    def addresses(self) -> tuple[str | None, str | None]:
+        """Address of the peer and our own; None for a unix socket."""
+        return getattr(self._wire.getPeer(), "host", None), getattr(self._wire.getHost(), "host", None)
 
     def connectionMade(self) -> None:
         self._wire = self.transport
@@ -303,10 +330,11 @@ class HttpConnection(Protocol):
             self._wire.write(data)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        shield = _Shield(producer)
         if self._lost:
-            producer.stopProducing()
+            shield.stopProducing()
         else:
-            self._wire.registerProducer(producer, streaming)
+            self._wire.registerProducer(shield, streaming)
 
     def unregisterProducer(self) -> None:
         if not self._lost:

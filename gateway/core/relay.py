@@ -11,9 +11,13 @@ from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+
+#: Seconds; for less than a turn or two of the reactor no source is paused.
+_SHORTEST_REST = 0.01
 
 
 class Source(Protocol):
@@ -55,7 +59,7 @@ class Bucket:
 
 
 @implementer(IPushProducer)
-class _Valve:
+class Valve:
     """Lets the source run only while the sink takes and no rate is exceeded."""
 
     def __init__(self, source: Source, clock: IReactorTime) -> None:
@@ -81,11 +85,12 @@ class _Valve:
         self.close()
         self._source.stopProducing()
 
-    def wait(self, seconds: float) -> None:
-        """Let nothing pass for *seconds*."""
-        if self._rest is None:
+    def take(self, bucket: Bucket, amount: int) -> None:
+        """Account for *amount* bytes; let nothing pass until *bucket* has them."""
+        delay = bucket.take(amount)
+        if delay > _SHORTEST_REST and self._rest is None:
             self._source.pauseProducing()
-            self._rest = self._clock.callLater(seconds, self._rested)
+            self._rest = self._clock.callLater(delay, self._rested)
 
     def _rested(self) -> None:
         self._rest = None
@@ -114,7 +119,7 @@ async def body(
     :raises gateway.errors.UpstreamTimeout: the source stalled.
     :raises gateway.errors.GatewayError: whatever ended the source early.
     """
-    valve = _Valve(source, clock)
+    valve = Valve(source, clock)
     moved = 0
 
     def write(piece: bytes) -> None:
@@ -122,8 +127,8 @@ async def body(
         moved += len(piece)
         count(len(piece))
         sink.write(piece)
-        if bucket is not None and (delay := bucket.take(len(piece))) > 0.01:
-            valve.wait(delay)
+        if bucket is not None:
+            valve.take(bucket, len(piece))
 
     sink.registerProducer(valve, True)
     delivered = source.deliver(write)
@@ -153,4 +158,62 @@ async def body(
         sink.unregisterProducer()
 
 
-__all__ = ["Bucket", "Sink", "Source", "body"]
+class Segments:
+    """A body cut into pieces of one size, for sinks that take one piece at a time.
+
+    The source runs ahead by one segment at most.
+
+    :param size: bytes of a segment; the last one may be shorter.
+    """
+
+    def __init__(self, source: Source, size: int) -> None:
+        self._source = source
+        self._size = size
+        self._buffer = bytearray()
+        self._waiting: Deferred[None] | None = None
+        self._delivered: Deferred[None] | None = None
+        self._ended = False
+        self._failure: Failure | None = None
+
+    def __aiter__(self) -> Segments:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._delivered is None:
+            self._delivered = self._source.deliver(self._take)
+            self._delivered.addCallbacks(self._end, self._fail)
+        elif not self._ended and len(self._buffer) < self._size:
+            self._source.resumeProducing()
+        if not self._ended and len(self._buffer) < self._size:
+            self._waiting = Deferred()
+            try:
+                await self._waiting
+            except CancelledError:
+                self._source.stopProducing()
+                raise
+        if self._failure is not None:
+            self._failure.raiseException()
+        if not self._buffer:
+            raise StopAsyncIteration
+        segment = bytes(self._buffer[: self._size])
+        del self._buffer[: self._size]
+        return segment
+
+    def _take(self, piece: bytes) -> None:
+        self._buffer += piece
+        if len(self._buffer) >= self._size:
+            self._source.pauseProducing()
+            self._wake()
+
+    def _end(self, _: object) -> None:
+        self._ended = True
+        self._wake()
+
+    def _fail(self, failure: Failure) -> None:
+        self._failure = failure
+        self._end(None)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
