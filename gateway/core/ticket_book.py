@@ -32,7 +32,7 @@ class TicketBook:
         self.tickets: dict[bytes, Ticket] = {}
         self.issuers = Counter[str]()
         self.gauges = Counter[tuple[Kind, State]]()
-        self.deadlines = Deadlines(clock, _due, self._fall_due, resolution=sweep)
+        self.deadlines = Deadlines(clock, self._due, self._fall_due, resolution=sweep)
 
     def has(self, ticket: Ticket) -> bool:
         """Tell whether *ticket* is still the record of its id."""
@@ -110,9 +110,10 @@ class TicketBook:
             self.move(ticket, self.next(ticket, Event.PURGE))
             self.news.tell("purged", ticket)
 
-
-def _due(ticket: Ticket) -> float | None:
-    """When something must happen to *ticket*; an ended one waits for its sessions."""
-    if ticket.state in LIVE:
-        return ticket.deadline
-    return None if ticket.holds else ticket.purge_at
+    def _due(self, ticket: Ticket) -> float | None:
+        """When something must happen to *ticket*; an ended one waits for its sessions."""
+        if not self.has(ticket):
+            return None
+        if ticket.state in LIVE:
+            return ticket.deadline
+        return None if ticket.holds else ticket.purge_at
