@@ -744,7 +744,7 @@ class RegistryContract:
                 self.registry.stop()
 
         run_state_machine_as_test(
-            Life, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+            Life, settings=settings(max_examples=100, stateful_step_count=30, deadline=None)
         )
 
 
