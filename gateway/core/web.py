@@ -98,6 +98,11 @@ class GatewaySite(Site):
         for channel in list(self._channels):
             channel.drain()
 
+    def close(self) -> None:
+        """Cut every connection."""
+        for channel in list(self._channels):
+            channel.abort()
+
     def incident(self, failure: Failure) -> errors.GatewayError:
         """Log a bug under a number, and return what may be said about it."""
         number = secrets.token_hex(4)
@@ -112,6 +117,8 @@ class GatewaySite(Site):
         :raises gateway.errors.GatewayError: nothing does.
         """
         head = exchange.head
+        if self.draining:
+            raise errors.Unavailable(reason="draining")
         if head.get(b"content-encoding") not in (None, b"identity"):
             raise errors.UnsupportedMediaType
         if not self._hosts(head.get(b"host") or b""):

@@ -24,6 +24,7 @@ from gateway.core.policy import allows_path
 from gateway.core.sessions import SessionTable
 from gateway.core.tickets import Ticket, TicketRegistry
 from gateway.core.upstreams import Upstreams
+from gateway.core.web import Application
 from gateway.images import operations
 from gateway.images.access import Access
 from gateway.images.cors import Cors, is_preflight
@@ -115,14 +116,14 @@ class ImageService:
     rate: float | None = None
     _images: WeakKeyDictionary[Ticket, _Image] = field(factory=WeakKeyDictionary, repr=False)
 
-    def route(self, exchange: Exchange) -> Callable[[Exchange], Deferred[None]] | None:
+    def route(self, exchange: Exchange) -> Application | None:
         """Name what answers *exchange*, if it is ours; see :class:`gateway.core.web.GatewaySite`."""
         path = unquote(exchange.head.target.partition(b"?")[0].decode("ascii"))
         match = _PATHS.match(path)
         if match is None:
             return None
         kind = match.lastgroup or "session"
-        return partial(self._answer, kind, match[kind] or "")  # type: ignore[return-value]
+        return partial(self._answer, kind, match[kind] or "")
 
     async def _answer(self, kind: str, name: str, exchange: Exchange) -> None:
         exchange.note += self.cors.fields(exchange.head)
