@@ -298,6 +298,21 @@ class RegistryContract:
             self.clock.advance(0.5)
             self.assertEqual(self.why_not(grant), "expired", order)
 
+    def test_earlier_end(self) -> None:
+        """An end that was moved forward is noticed by the timer, not only by whoever asks."""
+        self.add()
+        self.ok(self.registry.renew(UUID, 10))
+        self.clock.advance(10)
+        self.assertEqual(self.registry.gauges(), {(Kind.IMAGE, State.EXPIRED): 1})
+
+    def test_late_activity(self) -> None:
+        """A tunnel that ends after the deadline revives nothing, even if the timer is late."""
+        self.add(TUNNEL)
+        hold = self.hold(TUNNEL)
+        self.clock.rightNow += 120
+        self.registry.release(hold)
+        self.assertEqual(self.why_not(TUNNEL), "expired")
+
     # Signed proofs
 
     def test_proof_ends(self) -> None:
@@ -325,6 +340,9 @@ class RegistryContract:
         self.assertEqual(self.why_not(), "")
         self.clock.advance(1)
         self.assertEqual(self.why_not(), "expired")
+        self.assertEqual(self.refused(self.registry.renew(UUID, 10), errors.NotFound), "expired")
+        late = self.registry.add(evolve(IMAGE, uuid="x"), proof_end=self.clock.seconds(), trusted=False)
+        self.assertEqual(self.refused(late, errors.NoTicket), "expired")
 
     def test_fresher_proof(self) -> None:
         """A fresher proof moves the end, also after expiry; an older one changes nothing."""
@@ -419,6 +437,14 @@ class RegistryContract:
         self.registry.release(hold)
         self.ok(self.registry.undo(hold))
         self.assertEqual(self.no_hold(CONSOLE), "used")
+
+    def test_undo_after_replacement(self) -> None:
+        """A use of the former grant is not given to the one that took its place."""
+        self.add(evolve(TUNNEL, uses=1))
+        hold = self.hold(TUNNEL)
+        self.assertEqual(self.add(evolve(TUNNEL, uses=1)).uses, 1)
+        self.ok(self.registry.undo(hold))
+        self.assertEqual(hold.ticket.uses, 1)
 
     def test_session_limit(self) -> None:
         """A ticket has only so many sessions at a time, and readers and writers as told."""
