@@ -76,6 +76,7 @@ class HttpChannel(Protocol):
     """A connection; see the module.
 
     :ivar idle_timeout: seconds this connection may be silent between requests.
+    :ivar proven: whether a request on it was authorised.
     :ivar when_lost: called when the connection goes.
     """
 
@@ -85,6 +86,7 @@ class HttpChannel(Protocol):
         self.peer = peer
         self.idle_timeout = site.limits.keepalive_timeout
         self.secure = False
+        self.proven = False
         self.when_lost: dict[Hashable, Callable[[], None]] = {}
         self._clock = site.clock
         self._reader = HeadReader(self.limits.max_request_line, self.limits.max_head)
@@ -126,6 +128,12 @@ class HttpChannel(Protocol):
             self.site.observe(exchange, self._clock.seconds() - self._began)
         for lost in self.when_lost.values():
             lost()
+
+    def prove(self) -> None:
+        """Take note that a request was authorised; the site hears of the first one."""
+        if not self.proven:
+            self.proven = True
+            self.site.proven(self)
 
     def abort(self) -> None:
         """Cut the connection, dropping what was not sent yet."""

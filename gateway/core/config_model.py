@@ -5,11 +5,12 @@ The description of a key is its help in ``conf/gateway.conf``. :mod:`gateway.cor
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gateway.core.config_types import (
     Certificates,
@@ -128,6 +129,15 @@ class Policy(Section):
     )
 
 
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"networks such as 192.0.2.0/24, not {network!r}") from None
+    return value
+
+
 class Limits(Section):
     """What peers may cost."""
 
@@ -176,6 +186,11 @@ class Limits(Section):
         default=60.0, description="how long it waits the first time; then twice as long"
     )
     auth_penalty_maximum: Seconds = Field(default=900.0, description="how long it waits at most")
+    exempt: Annotated[Words, AfterValidator(_networks)] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="networks of proxies and local clients: their connections count in all only, "
+        "and bad credentials do not count",
+    )
 
 
 class Control(Service):

@@ -61,6 +61,16 @@ class Exchange:
     def allow_idle(self, seconds: float) -> None:
         """Let this connection stay silent this long, between requests and within bodies."""
         self._channel.idle_timeout = max(self._channel.limits.keepalive_timeout, seconds)
+        self.prove()
+
+    @property
+    def proven(self) -> bool:
+        """Whether a request on this connection was authorised before."""
+        return self._channel.proven
+
+    def prove(self) -> None:
+        """Say that this request is authorised: its connection is a stranger's no more."""
+        self._channel.prove()
 
     def while_connected(self, key: Hashable, made: Callable[[], None], lost: Callable[[], None]) -> None:
         """Call *made* now and *lost* when the connection goes; once for each *key* on it."""

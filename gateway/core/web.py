@@ -47,6 +47,8 @@ class GatewaySite(Site):
     :ivar root: of the ordinary pages.
     :ivar observe: called with each finished exchange and its seconds.
     :ivar refused: called with the address and the error of each refusal.
+    :ivar admit: called with each exchange before anything else is done for it; what it raises is the answer.
+    :ivar proven: called with a connection when the first of its requests was authorised.
     :ivar draining: answers close their connections.
     """
 
@@ -59,12 +61,16 @@ class GatewaySite(Site):
         observe: Observe = lambda exchange, seconds: None,
         refused: Callable[[str, errors.GatewayError], None] = lambda peer, error: None,
         hosts: Callable[[bytes], bool] = lambda host: True,
+        admit: Callable[[Exchange], object] = lambda exchange: None,
+        proven: Callable[[HttpChannel], object] = lambda channel: None,
     ) -> None:
         super().__init__(root if root is not None else Tree())
         self.clock = clock
         self.limits = limits or HttpLimits()
         self.observe = observe
         self.refused = refused
+        self.admit = admit
+        self.proven = proven
         self.routes: list[Route] = []
         self.draining = False
         self.root = self.resource
@@ -116,6 +122,7 @@ class GatewaySite(Site):
 
         :raises gateway.errors.GatewayError: nothing does.
         """
+        self.admit(exchange)
         head = exchange.head
         if self.draining:
             raise errors.Unavailable(reason="draining")
