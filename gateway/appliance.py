@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -28,15 +29,15 @@ from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
 from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
-from gateway.core.exchange import Exchange
+from gateway.core.health import Health
 from gateway.core.http_client import UpstreamPool
 from gateway.core.listeners import Listener
-from gateway.core.masking import clean_target
-from gateway.core.metrics import HealthPage, LoopLag, Metrics, MetricsPage, ReadyPage
+from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
+from gateway.core.observation import Observation
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
-from gateway.core.tickets import MemoryRegistry, Ticket
+from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
 from gateway.core.tls import tls_factory
 from gateway.core.tls_client import strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
@@ -47,11 +48,9 @@ from gateway.images import Access, Cors, ImageService, Targets
 
 #: Threads for files; a transfer uses one at a time.
 _FILE_THREADS = 16
-_DAY = 86_400.0
 
 
 _log = Logger(namespace="gateway")
-_access_log = Logger(namespace="gateway.access")
 _audit_log = Logger(namespace=logs.AUDIT)
 
 
@@ -66,19 +65,15 @@ class Appliance(logs.LoggedService):
         super().__init__(logs.observer(config, lambda stream: self.metrics.log_dropped.labels(stream).inc()))
         self.config = config
         self._reactor = reactor
-        self._started = reactor.seconds()
-        self._ready = False
         self._sites: dict[str, GatewaySite] = {}
-        self._listeners: list[tuple[str, Listener, bool]] = []
-        boot = secrets.token_hex(8)
-        self._audit = Audit(
-            Logger(namespace="gateway.audit"), wall, reactor, socket.gethostname(), os.getpid(), boot
-        )
+        host, boot = socket.gethostname(), secrets.token_hex(8)
+        self._audit = Audit(_audit_log, wall, reactor, host, os.getpid(), boot)
+        self._seen = Observation(self.metrics, self._audit)
         self._make_core()
         self._make_images()
         self._listen()
-        self._lag = LoopLag(reactor, self.metrics.loop_lag.observe)
-        self._lag.setServiceParent(self)
+        self.health.lag.observe = self.metrics.loop_lag.observe
+        self.health.lag.setServiceParent(self)
         StepWatch(
             reactor, wall, lambda step: self._audit("clock.step", reason=f"{step:.1f}")
         ).setServiceParent(self)
@@ -89,15 +84,19 @@ class Appliance(logs.LoggedService):
 
     def _make_core(self) -> None:
         config, reactor = self.config, self._reactor
+        always = config.images is not None and config.images.enforce_expiry == "always"
+        # Operations on images wait for their turn instead of being refused, see gateway.images.slots.
         self.registry = MemoryRegistry(
             reactor,
             wall,
             maximum=config.registry.maximum,
             sweep=config.registry.sweep,
-            audit=self._trail,
+            sessions_per_ticket=SESSIONS | {Kind.IMAGE: None},
+            at_expiry={Kind.IMAGE: AtExpiry.CUT} if always else None,
+            audit=self._seen.trail,
         )
-        self.registry.watch(self._ticket_event)
-        self.sessions = SessionTable(reactor, wall, self.registry, self._trail)
+        self.registry.watch(self._seen.ticket)
+        self.sessions = SessionTable(reactor, wall, self.registry, self._seen.trail)
         self.tokens = TokenVerifier(
             self._signers(config),
             wall=wall,
@@ -106,7 +105,7 @@ class Appliance(logs.LoggedService):
             sha1=config.tokens.sha1,
             jwt_audience=config.tokens.jwt_audience,
             jwt_issuer=config.tokens.jwt_issuer,
-            observe=lambda result, reason: self.metrics.tokens.labels("images", result, reason).inc(),
+            observe=self._seen.token,
         )
         self.dialer = Dialer(
             reactor,
@@ -122,10 +121,11 @@ class Appliance(logs.LoggedService):
             if any(encrypted for *_, encrypted in config.ports())
             else None
         )
+        self.health = Health(self.registry, self.sessions, self.drain, self._tls, self._reactor, config)
         self.metrics.tickets.read = lambda: {
             (str(k), str(s)): n for (k, s), n in self.registry.gauges().items()
         }
-        self.metrics.sessions.read = self._live_sessions
+        self.metrics.sessions.read = self.health.live_sessions
 
     @staticmethod
     def _signers(config: Config) -> Signers:
@@ -154,6 +154,7 @@ class Appliance(logs.LoggedService):
             cors=Cors(self.config.images.cors_origins),
             clock=self._reactor,
             rate=self.config.limits.rate,
+            operations=self.config.limits.sessions_per_ticket,
         )
 
     def _targets(self, config: Config) -> Targets:
@@ -188,12 +189,12 @@ class Appliance(logs.LoggedService):
                 site = self._sites[endpoint] = self._site(section)
                 factory: Any = site
                 if encrypted and self._tls is not None:
-                    observe = self._handshakes(section)
+                    observe = partial(self._seen.handshake, section)
                     timeout = self.config.limits.handshake_timeout
                     factory = tls_factory(self._tls, site, self._reactor, timeout, observe)
                 listener = Listener(self._reactor, endpoint, factory, self.config.limits.backlog)
                 listener.setServiceParent(self)
-                self._listeners.append((section, listener, encrypted))
+                self.health.listeners.append((section, listener, encrypted))
             self._serve(section, site)
 
     def _site(self, section: str) -> GatewaySite:
@@ -213,143 +214,23 @@ class Appliance(logs.LoggedService):
                 discard_bytes=limits.discard_bytes,
                 discard_time=limits.discard_time,
             ),
-            observe=lambda exchange, seconds: self._observe(section, exchange, seconds),
-            refused=lambda peer, error: self._refused(section, peer, error),
+            observe=partial(self._seen.request, section),
+            refused=partial(self._seen.refusal, section),
         )
 
     def _serve(self, section: str, site: GatewaySite) -> None:
         if section == "images" and self.images is not None:
             site.routes.append(self.images.route)
         elif section == "control":
-            orders = Orders(self.status, self.drain.start, self.reload)
+            orders = Orders(self.health.status, self.drain.start, self.reload)
             timeout = lambda: self.config.control.remove_timeout  # noqa: E731
             site.resource = control_tree(self.registry, self.sessions, orders, self._reactor, wall, timeout)
         elif section == "metrics":
             root: Resource = Tree()
             root.putChild(b"metrics", MetricsPage(self.metrics))
             root.putChild(b"healthz", HealthPage())
-            root.putChild(b"readyz", ReadyPage(self._checks(), self._degraded()))
+            root.putChild(b"readyz", ReadyPage(self.health.checks, self.health.degraded))
             site.resource = root
-
-    # -- observation -----------------------------------------------------------------------
-
-    def _handshakes(self, section: str) -> Callable[[str, float], None]:
-        def observe(result: str, seconds: float) -> None:
-            self.metrics.handshakes.labels(section, result).inc()
-            self.metrics.handshake_seconds.labels(section).observe(seconds)
-
-        return observe
-
-    def _observe(self, section: str, exchange: Exchange, seconds: float) -> None:
-        method = exchange.head.method.decode("ascii")
-        self.metrics.request(section, method, exchange.status, seconds)
-        level = _access_log.debug if section in ("metrics", "control") else _access_log.info
-        level(
-            "{peer} {method} {target} {status} {received} in, {sent} out, {seconds:.3f} s",
-            peer=exchange.peer,
-            method=method,
-            target=clean_target(exchange.head.target.decode("ascii")),
-            status=exchange.status or 499,
-            received=exchange.body.received,
-            sent=exchange.sent,
-            seconds=seconds,
-        )
-
-    def _refused(self, section: str, peer: str, error: errors.GatewayError) -> None:
-        if error.reason == "incident":
-            self.metrics.incidents.labels(section).inc()
-        elif error.status in (401, 403):
-            self.metrics.auth_failures.labels(section, error.reason).inc()
-            if error.status == 401:
-                self._audit("token.refused", peer=peer, reason=error.reason, listener=section)
-        elif error.status in (429, 503):
-            self.metrics.limit_hits.labels(error.reason).inc()
-            self._audit("limit", peer=peer, reason=error.reason, listener=section)
-        elif error.status in (502, 504):
-            self._audit("upstream.refused", peer=peer, reason=error.reason, listener=section)
-
-    def _trail(self, event: str, /, **fields: Any) -> None:
-        self._audit(event, **fields)
-        if event == "session.close":
-            kind = fields["kind"]
-            self.metrics.sessions_total.labels(kind, fields["reason"]).inc()
-            self.metrics.session_seconds.labels(kind).observe(fields["duration_ms"] / 1000)
-            self.metrics.session_bytes.labels(kind, "in").inc(fields["bytes_in"])
-            self.metrics.session_bytes.labels(kind, "out").inc(fields["bytes_out"])
-
-    def _clock_step(self, step: float) -> None:
-        self._audit("clock.step", reason=f"{step:.1f}")
-
-    def _ticket_event(self, word: str, ticket: Ticket) -> None:
-        self.metrics.ticket_events.labels(ticket.kind, word).inc()
-
-    def _live_sessions(self) -> dict[tuple[str, ...], float]:
-        counts: dict[tuple[str, ...], float] = {}
-        for session in self.sessions.list():
-            counts[session.kind,] = counts.get((session.kind,), 0) + 1
-        return counts
-
-    def _checks(self) -> dict[str, Callable[[], tuple[bool, str]]]:
-        return {
-            "listeners": lambda: (self._ready, "" if self._ready else "not listening yet"),
-            "draining": lambda: (not self.drain.begun, "draining" if self.drain.begun else ""),
-            "token_keys": lambda: (True, "" if self._has_keys() else "none configured"),
-            "registry": lambda: (True, ""),
-        }
-
-    def _degraded(self) -> dict[str, Callable[[], tuple[bool, str]]]:
-        def certificate() -> tuple[bool, str]:
-            left = self._days_left()
-            return left is None or left > 0, "" if left is None else f"{left:.0f} days left"
-
-        return {"tls": certificate}
-
-    def _has_keys(self) -> bool:
-        tokens = self.config.tokens
-        return any((tokens.engine_certificate, tokens.engine_ca, tokens.jwt_keys))
-
-    def _days_left(self) -> float | None:
-        return None if self._tls is None else (self._tls.not_after - wall()) / _DAY
-
-    def status(self) -> dict[str, object]:
-        """What ``GET /status`` shows."""
-        tickets: dict[str, dict[str, int]] = {}
-        for (kind, state), count in self.registry.gauges().items():
-            if count:
-                tickets.setdefault(str(kind), {})[str(state)] = count
-        checks = {name: check() for name, check in self._checks().items()}
-        left = self._days_left()
-        live = self.sessions.list()
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "started": logs.rfc3339(wall() - (self._reactor.seconds() - self._started)),
-            "uptime": round(self._reactor.seconds() - self._started, 3),
-            "draining": self.drain.begun,
-            "ready": all(good for good, _ in checks.values()),
-            "checks": {name: {"ok": good, "text": text} for name, (good, text) in checks.items()},
-            "public_url": self.config.gateway.public_url,
-            "ca": None,
-            "listeners": [
-                {"service": section, "listen": listener.endpoint, "tls": encrypted}
-                for section, listener, encrypted in self._listeners
-            ],
-            "tickets": tickets,
-            "sessions": {kind: int(count) for (kind,), count in self._live_sessions().items()},
-            "bytes_in": sum(session.bytes_in for session in live),
-            "bytes_out": sum(session.bytes_out for session in live),
-            "loop_lag": round(self._lag.lag, 6),
-            "certificates": []
-            if left is None or self._tls is None
-            else [
-                {
-                    "file": str(self.config.tls.certificate),
-                    "not_after": logs.rfc3339(self._tls.not_after),
-                    "days_left": round(left, 1),
-                }
-            ],
-            "config": {"file": str(self.config.file), "warnings": list(self.config.warnings)},
-        }
 
     # -- life ------------------------------------------------------------------------------
 
@@ -367,7 +248,7 @@ class Appliance(logs.LoggedService):
         self._reactor.callWhenRunning(self._running)
 
     def _addresses(self) -> list[Any]:
-        ports = [listener.port for _, listener, _ in self._listeners if listener.port is not None]
+        ports = [listener.port for _, listener, _ in self.health.listeners if listener.port is not None]
         hosts: list[Any] = [port.getHost() for port in ports]
         anywhere = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
         return [host for host in hosts if hasattr(host, "port") and host.host not in anywhere]
@@ -377,7 +258,7 @@ class Appliance(logs.LoggedService):
         signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self.logs.reopen))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._asked_to_stop))
-        self._ready = True
+        self.health.ready = True
         self._audit("ready")
         _log.info("gateway {version} is ready", version=__version__)
         systemd.ready("serving")
@@ -387,22 +268,22 @@ class Appliance(logs.LoggedService):
 
     def _asked_to_stop(self) -> None:
         """The first time stop in good order; the second time at once."""
-        if self._ready:
-            self._ready = False
+        if self.health.ready:
+            self.health.ready = False
             self._reactor.stop()
         else:
             self.drain.cut()
 
     def _begin_drain(self) -> None:
         self._audit("drain")
-        for section, listener, _ in self._listeners:
+        for section, listener, _ in self.health.listeners:
             if section not in ("control", "metrics"):
                 self._sites[listener.endpoint].drain()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         systemd.stopping("draining")
-        self._ready = False
+        self.health.ready = False
         yield self.drain.finish()
         yield MultiService.stopService(self)
         for site in self._sites.values():
@@ -421,7 +302,7 @@ class Appliance(logs.LoggedService):
         self.tokens.maybe_reload()
         if self._tls is not None:
             self.metrics.certificate_end.labels("tls").set(self._tls.not_after)
-        if systemd.watchdog_seconds(os.getpid()) is not None and self._lag.lag < 5:
+        if systemd.watchdog_seconds(os.getpid()) is not None and self.health.lag.lag < 5:
             systemd.watchdog()
 
     async def reload(self) -> list[str]:
@@ -463,14 +344,14 @@ class Appliance(logs.LoggedService):
         warnings = list(new.warnings)
         if before != after:
             warnings.append("what listens has changed, which takes a restart")
-        self.config = new
+        self.config = self.health.config = new
         self.dialer.policy = _policy(new, self._own)
         self.pool.close()
         if self.images is not None and new.images is not None:
             self.images.targets = self._targets(new)
             self.images.cors = Cors(new.images.cors_origins)
             self.images.rate = new.limits.rate
-        for section, listener, _ in self._listeners:
+        for section, listener, _ in self.health.listeners:
             self._sites[listener.endpoint].limits = self._site(section).limits
         return warnings
 

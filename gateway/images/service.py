@@ -7,6 +7,7 @@ ovirt-imageio-proxy 1.x for ``/sessions/`` and ``/tickets/``.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,7 @@ class ImageService:
     """Answers everything below ``/images/``, ``/sessions/``, ``/tickets/`` and ``/info/``.
 
     :ivar rate: bytes per second that one ticket may move, None for any number.
+    :ivar operations: that read, and that write, at once under one ticket, unless its host says otherwise.
     """
 
     access: Access = field(repr=False)
@@ -114,6 +116,7 @@ class ImageService:
     cors: Cors
     clock: IReactorTime = field(repr=False)
     rate: float | None = None
+    operations: int | None = 8
     _images: WeakKeyDictionary[Ticket, _Image] = field(factory=WeakKeyDictionary, repr=False)
 
     def route(self, exchange: Exchange) -> Application | None:
@@ -201,9 +204,11 @@ class ImageService:
                 image.readers.limit = ticket.max_readers or image.readers.limit
                 image.writers.limit = ticket.max_writers or image.writers.limit
         except errors.Forbidden as error:
-            if old:
-                raise errors.Unauthorized(error.text, reason=error.reason) from error
-            raise
+            text = error.text
+            if not text.startswith(errors.Forbidden.default):
+                text = f"{errors.Forbidden.default}: {text}"
+            refusal = errors.Unauthorized if old else errors.Forbidden
+            raise refusal(text, reason=error.reason) from error
 
     async def _authorize(self, exchange: Exchange, ticket_id: str, op: str) -> Ticket:
         """OPTIONS (no *op*) needs any right at all."""
@@ -261,8 +266,8 @@ class ImageService:
             image = _Image(
                 ticket.grant.url,
                 self.targets.make(ticket),
-                Slots(8, self.clock),
-                Slots(8, self.clock),
+                Slots(self.operations or sys.maxsize, self.clock),
+                Slots(self.operations or sys.maxsize, self.clock),
                 None if self.rate is None else relay.Bucket(self.rate, self.clock),
             )
             self._images[ticket] = image

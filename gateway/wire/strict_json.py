@@ -15,7 +15,7 @@ from typing import NoReturn
 LIMIT = 64 * 1024
 DEPTH = 16
 
-_INT_DIGITS = 19  # and a sign: what fits in 64 bits, roughly
+_INT_DIGITS = 20  # and a sign: what fits in 64 bits, roughly
 _FLOAT_CHARACTERS = 64
 
 

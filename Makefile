@@ -1,0 +1,77 @@
+# Every command of the project. `make run` shows it, `make check` proves it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# trial and pytest both treat warnings as errors; the one that is filtered is Twisted's own.
+WARNINGS := -W error -W "ignore:Passing pyOpenSSL:DeprecationWarning"
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: help run check lint types test peers bench docs install install-dev dist clean
+
+help:
+	@echo "make run      a gateway with its own CA and image store under var/, links printed"
+	@echo "make check    everything that is proven, with the real peers"
+	@echo "make bench    the figures of docs/performance.md"
+	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
+
+# What the virtual environment holds follows setup.py.
+$(VENV)/.made: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV) || { echo "Install Python's venv module first: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -c "from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))"
+	touch $@
+
+$(VENV)/.made-test: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+install-dev: $(VENV)/.made-test
+
+run: $(VENV)/.made
+	@$(BIN)/python -m gateway.ctl.demo var
+
+check: peers lint types test
+
+# Installs the programs that the tests run against, or says what is missing.
+peers:
+	@tests/functional/install-peers
+	@$(MAKE) --no-print-directory $(VENV)/.made-test
+
+lint: $(VENV)/.made-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.made-test
+	$(BIN)/mypy
+
+test: $(VENV)/.made-test
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m twisted.trial --version >/dev/null
+	$(BIN)/python $(WARNINGS) -m coverage run -m twisted.trial --temp-directory=var/trial tests
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(VENV)/.made-test
+	bench/run
+
+docs: $(VENV)/.made
+	$(BIN)/python -m gateway.core.config_text > conf/gateway.conf
+
+install:
+	$(PYTHON) -m pip install --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps --no-build-isolation .
+	install -D -m 0640 conf/gateway.conf "$(DESTDIR)/etc/gateway/gateway.conf"
+	install -D -m 0644 docs/man/gatewayctl.1 "$(DESTDIR)$(PREFIX)/share/man/man1/gatewayctl.1"
+	install -D -m 0644 docs/man/gateway.8 "$(DESTDIR)$(PREFIX)/share/man/man8/gateway.8"
+	install -D -m 0644 packaging/gateway.service "$(DESTDIR)/usr/lib/systemd/system/gateway.service"
+
+dist: $(VENV)/.made
+	$(BIN)/python setup.py --quiet sdist
+
+clean:
+	rm -rf $(VENV) var build dist .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache

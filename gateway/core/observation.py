@@ -1,0 +1,86 @@
+"""What is seen of the traffic: each event once in the metrics, the log or the audit trail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from gateway import errors
+from gateway.core.audit import Audit
+from gateway.core.exchange import Exchange
+from gateway.core.masking import clean_target
+from gateway.core.metrics import Metrics
+from gateway.core.tickets import Ticket
+
+_access_log = Logger(namespace="gateway.access")
+#: Requests of these listeners are polls, and not worth a line each.
+_QUIET = frozenset({"control", "metrics"})
+
+
+@frozen
+class Observation:
+    """Turns what the parts report into counters and lines; *section* is always a listener's."""
+
+    metrics: Metrics
+    audit: Audit
+
+    def handshake(self, section: str, result: str, seconds: float) -> None:
+        """A TLS handshake is over."""
+        self.metrics.handshakes.labels(section, result).inc()
+        self.metrics.handshake_seconds.labels(section).observe(seconds)
+
+    def request(self, section: str, exchange: Exchange, seconds: float) -> None:
+        """A request was answered, or its client left (status 499, as nginx has it)."""
+        method = exchange.head.method.decode("ascii")
+        status = exchange.status or 499
+        self.metrics.request(section, method, status, seconds)
+        write = _access_log.debug if section in _QUIET else _access_log.info
+        write(
+            "{peer} {method} {target} {status} {received} in, {sent} out, {seconds:.3f} s",
+            peer=exchange.peer,
+            method=method,
+            target=clean_target(exchange.head.target.decode("ascii")),
+            status=status,
+            received=exchange.body.received,
+            sent=exchange.sent,
+            seconds=seconds,
+        )
+
+    def refusal(self, section: str, peer: str, error: errors.GatewayError) -> None:
+        """A request was refused."""
+        if error.reason == "incident":
+            self.metrics.incidents.labels(section).inc()
+        elif error.status in (401, 403):
+            self.metrics.auth_failures.labels(section, error.reason).inc()
+            # The registry writes down what it refuses itself.
+            if error.status == 401:
+                self.audit("token.refused", peer=peer, reason=error.reason, listener=section)
+        elif error.status in (429, 503):
+            self.metrics.limit_hits.labels(error.reason).inc()
+            self.audit("limit", peer=peer, reason=error.reason, listener=section)
+        elif error.status in (502, 504):
+            self.audit("upstream.refused", peer=peer, reason=error.reason, listener=section)
+
+    def trail(self, event: str, /, **fields: Any) -> None:
+        """A record of the registry or of the session table."""
+        self.audit(event, **fields)
+        if event == "session.close":
+            kind = fields["kind"]
+            self.metrics.sessions_total.labels(kind, fields["reason"]).inc()
+            self.metrics.session_seconds.labels(kind).observe(fields["duration_ms"] / 1000)
+            self.metrics.session_bytes.labels(kind, "in").inc(fields["bytes_in"])
+            self.metrics.session_bytes.labels(kind, "out").inc(fields["bytes_out"])
+
+    def ticket(self, word: str, ticket: Ticket) -> None:
+        """Something became of a ticket."""
+        self.metrics.ticket_events.labels(ticket.kind, word).inc()
+
+    def token(self, result: str, reason: str) -> None:
+        """A token was judged."""
+        self.metrics.tokens.labels("images", result, reason).inc()
+
+    def clock_step(self, step: float) -> None:
+        """The wall clock was set, by *step* seconds."""
+        self.audit("clock.step", reason=f"{step:.1f}")

@@ -1,0 +1,99 @@
+"""The layers of the design, and what no module may use."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).resolve().parent.parent
+#: From the lowest; a layer may import itself and those below. Packages of one layer are strangers.
+LAYERS = (
+    {"_version"},
+    {"errors"},
+    {"wire"},
+    {"core"},
+    {"images", "control", "consoles", "rpc", "tunnel", "portal", "imagelist", "enroll", "web"},
+    {"tap", "appliance"},
+)
+#: The command line talks to a running gateway, over the control socket.
+CTL_MAY = {"errors", "wire", "core", "ctl", "_version"}
+BANNED_NAMES = {"optionsForClientTLS", "eval", "exec", "pickle", "marshal"}
+BANNED_CALLS = {("time", "time"), ("os", "system")}
+
+
+def _modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for path in sorted((ROOT / "gateway").rglob("*.py")):
+        parts = path.relative_to(ROOT / "gateway").with_suffix("").parts
+        if parts != ("__init__",):
+            yield parts[0], path, ast.parse(path.read_text("utf-8"))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            if node.module == "gateway":
+                yield from (f"gateway.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _parts(tree: ast.Module) -> Iterator[str]:
+    for name in _imports(tree):
+        first, _, rest = name.partition(".")
+        part = rest.partition(".")[0]
+        if first == "gateway" and part not in ("", "__version__"):
+            yield part
+
+
+class LayersTest(SynchronousTestCase):
+    """Imports point one way."""
+
+    def test_direction(self) -> None:
+        """No module imports from a layer above its own, nor a package beside its own."""
+        level = {name: number for number, names in enumerate(LAYERS) for name in names}
+        for own, path, tree in _modules():
+            for other in _parts(tree):
+                where = f"{path.relative_to(ROOT)} imports gateway.{other}"
+                if own == "ctl":
+                    self.assertIn(other, CTL_MAY, where)
+                elif level[own] == len(LAYERS) - 1:
+                    continue
+                elif own != other:
+                    self.assertLess(level[other], level[own], where)
+
+    def test_wire_without_network(self) -> None:
+        """``wire`` does no I/O: it knows no Twisted, no socket and no file."""
+        for own, path, tree in _modules():
+            if own == "wire":
+                for name in _imports(tree):
+                    first = name.partition(".")[0]
+                    self.assertNotIn(first, {"twisted", "socket", "asyncio", "ssl", "os"}, str(path))
+
+    def test_banned_names(self) -> None:
+        """What invites mistakes of the dangerous kind is not used anywhere."""
+        for _, path, tree in _modules():
+            where = str(path.relative_to(ROOT))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Name):
+                    self.assertNotIn(node.id, BANNED_NAMES, where)
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    called = (node.value.id, node.attr)
+                    if where != "gateway/core/clock.py":
+                        self.assertNotIn(called, BANNED_CALLS, where)
+                elif isinstance(node, ast.keyword):
+                    banned = node.arg == "shell" and getattr(node.value, "value", False) is True
+                    self.assertFalse(banned, f"{where}: shell=True")
+                elif isinstance(node, ast.Import | ast.ImportFrom):
+                    for alias in node.names:
+                        self.assertNotIn(alias.name, BANNED_NAMES, where)
+
+    def test_size(self) -> None:
+        """A module is about one thing, which rarely takes more than 400 lines."""
+        for _, path, _ in _modules():
+            lines = len(path.read_text("utf-8").splitlines())
+            self.assertLessEqual(lines, 420, str(path.relative_to(ROOT)))
