@@ -19,7 +19,7 @@ setup(
     # finds the plugin.
     package_dir={"": "."},
     packages=[*find_packages(include=["gateway", "gateway.*"]), "twisted.plugins"],
-    package_data={"gateway": ["py.typed"]},
+    package_data={"gateway": ["py.typed"], "gateway.web": ["static/*"]},
     install_requires=[
         "Twisted[tls]>=26.4.0",
         "pyOpenSSL>=26.0.0",
@@ -52,7 +52,6 @@ setup(
     entry_points={"console_scripts": ["gatewayctl = gateway.ctl:main"]},
     classifiers=[
         "Framework :: Twisted",
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
     ],
 )

@@ -45,6 +45,7 @@ from gateway.core.tokens import TokenVerifier
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite, Tree
 from gateway.images import Access, Cors, ImageService, Targets
+from gateway.web import pages
 
 #: Threads for files; a transfer uses one at a time.
 _FILE_THREADS = 16
@@ -221,6 +222,8 @@ class Appliance(logs.LoggedService):
     def _serve(self, section: str, site: GatewaySite) -> None:
         if section == "images" and self.images is not None:
             site.routes.append(self.images.route)
+        elif section == "web":
+            site.resource = pages()
         elif section == "control":
             orders = Orders(self.health.status, self.drain.start, self.reload)
             timeout = lambda: self.config.control.remove_timeout  # noqa: E731

@@ -13,6 +13,7 @@ from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 _UNIX_PATH = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)")
@@ -39,7 +40,11 @@ class Listener(Service):
         match = _UNIX_PATH.match(self.endpoint)
         if match:
             _remove_stale(Path(re.sub(r"\\(.)", r"\1", match[1])))
-        self._service.privilegedStartService()
+        try:
+            self._service.privilegedStartService()
+        except CannotListenError as error:
+            # One line that says what to do is worth more than a traceback.
+            raise SystemExit(f"gateway: cannot listen on {self.endpoint}: {error.socketError}") from error
         waiting = self._service._waitingForPort
         if waiting is not None:
             waiting.addCallback(self._listening)

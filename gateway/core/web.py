@@ -52,6 +52,8 @@ class GatewaySite(Site):
     :ivar draining: answers close their connections.
     """
 
+    noisy = False
+
     def __init__(
         self,
         clock: IReactorTime,

@@ -1,0 +1,138 @@
+"""``make run``: a gateway of its own in one directory, in the foreground, with ready-made links."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from http.client import HTTPConnection
+from pathlib import Path
+
+from gateway.core import dev_pki
+
+_CONFIG = """\
+# Written by `make run`, once; yours to change.
+
+[gateway]
+state_dir = state
+run_dir = run
+public_url = https://localhost:54323
+
+[tls]
+certificate = pki/gateway.pem
+key = pki/gateway.key
+
+[tokens]
+engine_certificate = pki/engine.pem
+engine_ca = pki/ca.pem
+
+[policy]
+allow = *://127.0.0.0/8:*, *://[::1]/128:*
+
+[control]
+listen = unix:run/control.sock:mode=660
+tcp = tcp:54324:interface=127.0.0.1
+
+[images]
+listen = tcp:54323:interface=127.0.0.1
+upstream_ca = pki/ca.pem
+file_roots = images
+
+[web]
+listen = tcp:54323:interface=127.0.0.1
+
+[metrics]
+listen = tcp:9464:interface=127.0.0.1
+"""
+_PUBLIC = "https://localhost:54323"
+#: Bytes that the demonstration image may grow to, and seconds its ticket lasts unused.
+_SIZE = 1 << 40
+_LIFE = 86_400
+_START_TIME = 30.0
+
+
+def _control(method: str, path: str, body: object = None) -> None:
+    connection = HTTPConnection("127.0.0.1", 54324, timeout=5)
+    connection.request(method, path, None if body is None else json.dumps(body))
+    answer = connection.getresponse()
+    text = answer.read().decode("utf-8", "replace")
+    connection.close()
+    if answer.status >= 300:
+        raise SystemExit(f"the gateway refused the demonstration ticket: {text}")
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether it is our own child that answers, not another gateway on the same ports."""
+    try:
+        connection = HTTPConnection("127.0.0.1", 54324, timeout=5)
+        connection.request("GET", "/status")
+        status = json.loads(connection.getresponse().read())
+    except (OSError, ValueError):
+        return False
+    return bool(status.get("pid") == pid and status.get("ready"))
+
+
+def _links(directory: Path) -> str:
+    """Make an empty image and tickets for it, and say how to use them."""
+    image = directory / "images" / "demo.raw"
+    image.touch()
+    ids = {}
+    for name, ops in (("upload", ["read", "write"]), ("download", ["read"])):
+        ids[name] = str(uuid.uuid4())
+        ticket = {
+            "uuid": ids[name],
+            "size": _SIZE,
+            "url": image.absolute().as_uri(),
+            "timeout": _LIFE,
+            "ops": ops,
+            "filename": "demo.raw",
+            "transfer_id": f"demo-{name}",
+        }
+        _control("PUT", f"/tickets/{ids[name]}", ticket)
+    ca = os.path.relpath(directory / "pki" / "ca.pem")
+    control = os.path.relpath(directory / "run" / "control.sock")
+    return f"""
+  The gateway is up. Its own CA is {ca}.
+
+  upload      {_PUBLIC}/images/{ids["upload"]}
+  download    {_PUBLIC}/images/{ids["download"]}
+  in a page   {_PUBLIC}/ui/transfer#{ids["upload"]}
+
+  curl --cacert {ca} -T FILE {_PUBLIC}/images/{ids["upload"]}
+  curl --cacert {ca} -o FILE {_PUBLIC}/images/{ids["download"]}
+
+  look inside: .venv/bin/gatewayctl --control {control} status     metrics: http://localhost:9464/metrics
+  Ctrl-C stops it.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare the directory, run ``twistd gateway`` in it, and stop with it."""
+    directory = Path(arguments[0] if arguments else "var")
+    for name in ("images", "state", "run"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    dev_pki.make(directory / "pki")
+    config = directory / "gateway.conf"
+    if not config.exists():
+        config.write_text(_CONFIG, "utf-8")
+    twistd = Path(sys.executable).with_name("twistd")
+    command = [str(twistd), "--nodaemon", "--pidfile=", "gateway", "--config", str(config)]
+    child = subprocess.Popen(command)  # noqa: S603 (our own program)
+    # Ctrl-C reaches the child as well; it stops in good order, and we wait for it.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    until = time.monotonic() + _START_TIME
+    while child.poll() is None and time.monotonic() < until:
+        if _is_ready(child.pid):
+            print(_links(directory), flush=True)
+            break
+        time.sleep(0.1)
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
