@@ -121,10 +121,10 @@ def main(arguments: list[str]) -> int:
         config.write_text(_CONFIG, "utf-8")
     twistd = Path(sys.executable).with_name("twistd")
     command = [str(twistd), "--nodaemon", "--pidfile=", "gateway", "--config", str(config)]
-    child = subprocess.Popen(command)  # noqa: S603 (our own program)
-    # Ctrl-C reaches the child as well; it stops in good order, and we wait for it.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    # In a group of its own: one Ctrl-C must reach it once, for the second one cuts transfers.
+    child = subprocess.Popen(command, process_group=0)  # noqa: S603 (our own program)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: child.send_signal(number))
     until = time.monotonic() + _START_TIME
     while child.poll() is None and time.monotonic() < until:
         if _is_ready(child.pid):
