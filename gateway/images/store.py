@@ -27,6 +27,8 @@ from gateway.wire.byte_range import Range
 
 #: Bytes read or written by one call into the file system.
 _PIECE = 1024 * 1024
+#: Bytes zeroed by one call.
+_STEP = 128 * 1024 * 1024
 #: Zeroes written where the file system cannot make a hole.
 _ZEROES = bytes(_PIECE)
 
@@ -55,65 +57,53 @@ class FileTarget:
         return Capabilities(FEATURES, 8, 1)
 
     async def size(self) -> int:
-        descriptor, size = await self._open(os.O_RDONLY)
-        await self._in_thread(os.close, descriptor)
-        return size
+        opened = await self._open(os.O_RDONLY)
+        opened.close()
+        return opened.size
 
     async def read(self, wanted: Range | None, if_range: bytes | None) -> Reading:
-        descriptor, size = await self._open(os.O_RDONLY)
+        opened = await self._open(os.O_RDONLY)
+        # Without validators no If-Range can match: the whole is sent (RFC 9110, section 13.1.5).
+        partial = wanted is not None and if_range is None
         try:
-            # Without validators no If-Range can match: the whole is sent (RFC 9110, section 13.1.5).
-            start, stop = wanted.resolve(size) if wanted is not None and if_range is None else (0, size)
+            start, stop = wanted.resolve(opened.size) if wanted is not None and partial else (0, opened.size)
         except errors.RangeNotSatisfiable:
-            await self._in_thread(os.close, descriptor)
+            opened.close()
             raise
-        source = _FileSource(self._in_thread, descriptor, start, stop)
-        return Reading(source, start, stop - start, wanted is not None and if_range is None)
+        return Reading(_FileSource(opened, start, stop), start, stop - start, partial)
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
         """What a file did not give once, it will not give at a second try."""
         raise errors.UpstreamFailed(reason="read")
 
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
-        descriptor, _ = await self._open(os.O_WRONLY)
-        try:
+        with await self._open(os.O_WRONLY) as opened:
             async for piece in relay.Segments(body, _PIECE):
-                await self._call(_write, descriptor, piece, offset)
+                await opened.call(_write, piece, offset)
                 offset += len(piece)
             if flush:
-                await self._call(os.fsync, descriptor)
-        finally:
-            await self._in_thread(os.close, descriptor)
+                await opened.call(os.fsync)
 
     async def write_segment(self, offset: int, data: bytes, *, flush: bool) -> None:
-        descriptor, _ = await self._open(os.O_WRONLY)
-        try:
-            await self._call(_write, descriptor, data, offset)
+        with await self._open(os.O_WRONLY) as opened:
+            await opened.call(_write, data, offset)
             if flush:
-                await self._call(os.fsync, descriptor)
-        finally:
-            await self._in_thread(os.close, descriptor)
+                await opened.call(os.fsync)
 
     async def zero(self, offset: int, size: int, *, flush: bool) -> None:
-        descriptor, _ = await self._open(os.O_RDWR)
-        try:
+        with await self._open(os.O_RDWR) as opened:
             end = offset + size
             while offset < end:
                 # In steps, so that a revoked ticket stops it soon.
-                step = min(end - offset, 128 * 1024 * 1024)
-                await self._call(_zero, descriptor, offset, step, self._sparse)
+                step = min(end - offset, _STEP)
+                await opened.call(_zero, offset, step, self._sparse)
                 offset += step
             if flush:
-                await self._call(os.fsync, descriptor)
-        finally:
-            await self._in_thread(os.close, descriptor)
+                await opened.call(os.fsync)
 
     async def flush(self) -> None:
-        descriptor, _ = await self._open(os.O_WRONLY)
-        try:
-            await self._call(os.fsync, descriptor)
-        finally:
-            await self._in_thread(os.close, descriptor)
+        with await self._open(os.O_WRONLY) as opened:
+            await opened.call(os.fsync)
 
     async def extents(self, context: str) -> Document:
         """One extent of data, as imageio's file backend reports it."""
@@ -125,37 +115,98 @@ class FileTarget:
         return _document([extent])
 
     async def checksum(self, algorithm: str, block_size: int) -> Document:
-        descriptor, size = await self._open(os.O_RDONLY)
-        try:
-            digest = _hash(algorithm)
-            for start in range(0, size, block_size):
-                digest.update(await self._call(_block_digest, descriptor, start, block_size, size, algorithm))
-        finally:
-            await self._in_thread(os.close, descriptor)
+        digest = _hash(algorithm)
+        with await self._open(os.O_RDONLY) as opened:
+            for start in range(0, opened.size, block_size):
+                stop = min(start + block_size, opened.size)
+                digest.update(await opened.call(_block_digest, start, stop, algorithm))
         return _document({"algorithm": algorithm, "block_size": block_size, "checksum": digest.hexdigest()})
 
-    async def _open(self, flags: int) -> tuple[int, int]:
-        """Open the file; return the descriptor and the size that may be seen."""
-        descriptor, size = await self._call(_open, self._path, flags)
-        return descriptor, size if self._limit is None else min(size, self._limit)
+    def _open(self, flags: int) -> Deferred[_Opened]:
+        """Open the file; a cancelled open leaves nothing open."""
+        opening: Deferred[tuple[int, int]] = self._in_thread(_open, self._path, flags)
+        return _shielded(opening, lambda it: os.close(it[0])).addCallback(self._opened)
 
-    async def _call(self, function: Callable[..., _T], *args: object) -> _T:
-        try:
-            result: _T = await self._in_thread(function, *args)
-        except OSError as error:
-            raise errors.UpstreamFailed(
-                f"The image cannot be used: {error.strerror}", reason="file"
-            ) from error
-        return result
+    def _opened(self, result: tuple[int, int]) -> _Opened:
+        descriptor, size = result
+        return _Opened(self._in_thread, descriptor, size if self._limit is None else min(size, self._limit))
+
+
+def _told(failure: Failure) -> Failure:
+    """Say what a client may know of a file that cannot be used."""
+    failure.trap(OSError)
+    text = f"The image cannot be used: {getattr(failure.value, 'strerror', None) or 'I/O error'}"
+    return Failure(errors.UpstreamFailed(text, reason="file"))
+
+
+class _Opened:
+    """An open file, used by one thread at a time.
+
+    A call that nobody waits for any more still ends before the descriptor is closed: its number may
+    belong to another file in the next moment.
+
+    :ivar size: bytes that may be seen.
+    """
+
+    def __init__(self, in_thread: InThread, descriptor: int, size: int) -> None:
+        self.size = size
+        self._in_thread = in_thread
+        self._descriptor = descriptor
+        self._last: Deferred[Any] = succeed(None)
+        self._closed = False
+
+    def call(self, function: Callable[..., _T], *args: object) -> Deferred[_T]:
+        """Run *function* with the descriptor and *args* in a thread."""
+        running: Deferred[_T] = self._in_thread(function, self._descriptor, *args)
+        self._last = Deferred()
+        last = self._last
+
+        def over(result: Any) -> Any:
+            last.callback(None)
+            return result
+
+        return _shielded(running.addBoth(over))
+
+    def close(self) -> None:
+        """Close it, once and after the last call."""
+        if not self._closed:
+            self._closed = True
+            self._last.addCallback(lambda _: self._in_thread(os.close, self._descriptor))
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shielded(running: Deferred[_T], unwanted: Callable[[_T], object] = lambda _: None) -> Deferred[_T]:
+    """Return what may be cancelled without touching *running*, which a thread works on.
+
+    :param unwanted: gets a result that nobody waits for any more.
+    """
+    waiting: Deferred[_T] = Deferred(lambda _: None)
+
+    def pass_on(result: _T) -> None:
+        if waiting.called:
+            unwanted(result)
+        else:
+            waiting.callback(result)
+
+    def pass_failure(failure: Failure) -> None:
+        if not waiting.called:
+            waiting.errback(_told(failure))
+
+    running.addCallbacks(pass_on, pass_failure)
+    return waiting
 
 
 @implementer(IPushProducer)
 class _FileSource:
     """Reads a range of a file, one piece at a time, while it is wanted."""
 
-    def __init__(self, in_thread: InThread, descriptor: int, start: int, stop: int) -> None:
-        self._in_thread = in_thread
-        self._descriptor: int | None = descriptor
+    def __init__(self, opened: _Opened, start: int, stop: int) -> None:
+        self._opened = opened
         self._at = start
         self._stop = stop
         self._sink: Callable[[bytes], None] = lambda data: None
@@ -172,55 +223,42 @@ class _FileSource:
 
     def resumeProducing(self) -> None:
         self._wanted = True
-        if self._delivered is None or self._reading or self._descriptor is None:
+        if self._delivered is None or self._reading:
             return
         if self._at == self._stop:
             self._end(None)
             return
         self._reading = True
         size = min(_PIECE, self._stop - self._at)
-        reading: Deferred[bytes] = self._in_thread(os.pread, self._descriptor, size, self._at)
-        reading.addCallbacks(self._got, self._failed)
+        self._opened.call(os.pread, size, self._at).addCallbacks(self._got, self._broken)
 
     def pauseProducing(self) -> None:
         self._wanted = False
 
     def stopProducing(self) -> None:
         self._delivered = None
-        if not self._reading:
-            self._close()
+        self._opened.close()
 
     def _got(self, data: bytes) -> None:
         self._reading = False
         if self._delivered is None:
-            self._close()
-        elif not data:
-            self._end(errors.UpstreamFailed("The image became shorter", reason="file"))
-        else:
-            self._at += len(data)
-            self._sink(data)
-            if self._wanted or self._at == self._stop:
-                self.resumeProducing()
-
-    def _failed(self, failure: Failure) -> None:
-        self._reading = False
-        failure.trap(OSError)
-        self._end(errors.UpstreamFailed("The image cannot be read", reason="file"))
-
-    def _end(self, error: errors.GatewayError | None) -> None:
-        self._close()
-        delivered, self._delivered = self._delivered, None
-        if delivered is None:
             return
-        if error is not None:
-            delivered.errback(error)
-        else:
-            delivered.callback(None)
+        if not data:
+            self._end(errors.UpstreamFailed("The image became shorter", reason="file"))
+            return
+        self._at += len(data)
+        self._sink(data)
+        if self._wanted or self._at == self._stop:
+            self.resumeProducing()
 
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self._in_thread(os.close, descriptor)
+    def _broken(self, failure: Failure) -> None:
+        self._end(failure.value)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._opened.close()
+        delivered, self._delivered = self._delivered, None
+        if delivered is not None:
+            delivered.callback(None) if error is None else delivered.errback(error)
 
 
 class _Bytes:
@@ -287,11 +325,10 @@ def _hash(algorithm: str) -> Any:
     return hashlib.blake2b(digest_size=32) if algorithm == "blake2b" else hashlib.new(algorithm)
 
 
-def _block_digest(descriptor: int, start: int, block_size: int, size: int, algorithm: str) -> bytes:
+def _block_digest(descriptor: int, start: int, stop: int, algorithm: str) -> bytes:
     digest = _hash(algorithm)
-    end = min(start + block_size, size)
-    while start < end:
-        data = os.pread(descriptor, min(_PIECE, end - start), start)
+    while start < stop:
+        data = os.pread(descriptor, min(_PIECE, stop - start), start)
         if not data:
             raise OSError(0, "the file became shorter")
         digest.update(data)
