@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from tests.ctl.fake_control import Asked, ControlTestCase, Ran, Reply, asynchronous
+
+STATUS = {"public_url": "https://gw.invalid:54323/", "ca": "/etc/gateway/my ca.pem"}
+
+
+class Links(ControlTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.fake.reply("GET /status", Reply(STATUS))
+        self.tickets: list[Any] = []
+        self.looks: list[Reply] = []
+        self.fake.before = self.accept
+        self.image = self.directory / "disk.img"
+        self.image.write_bytes(bytes(3000))
+
+    def accept(self, asked: Asked) -> None:
+        """Take any ticket, and show what the test wants of it."""
+        if asked.method == "PUT":
+            self.tickets.append(asked.body)
+            self.fake.reply(f"PUT {asked.path}", Reply())
+            if self.looks:
+                self.fake.reply(f"GET {asked.path}", *self.looks)
+
+    def link(self, ran: Ran) -> str:
+        """The URL that was printed, which has to be that of the ticket added."""
+        self.assertEqual((ran.code, ran.err), (0, ""))
+        link = f"https://gw.invalid:54323/images/{self.tickets[-1]['uuid']}"
+        self.assertIn(link, ran.out)
+        return link
+
+    @asynchronous
+    async def test_download_file(self) -> None:
+        """A path becomes a file URL with the file's own size, read-only."""
+        ran = await self.run_it("link", "download", str(self.image), "--uses", "1", "--principal", "alice")
+        self.assertEqual(ran.out, self.link(ran) + "\n")
+        ticket = self.tickets[0]
+        ticket.pop("uuid")
+        self.assertEqual(
+            ticket,
+            {
+                "url": f"file://{self.image}",
+                "size": 3000,
+                "ops": ["read"],
+                "timeout": 3600,
+                "uses": 1,
+                "principal": "alice",
+            },
+        )
+
+    @asynchronous
+    async def test_upload_url(self) -> None:
+        """The URL of an image host goes through as it is; its size has to be said."""
+        url = "https://host.invalid:54322/images/x"
+        ran = await self.run_it("link", "upload", url)
+        self.assertEqual((ran.code, self.tickets), (1, []))
+        self.assertIn("--size", ran.err)
+        self.link(await self.run_it("link", "upload", url, "--size", "10G", "--timeout", "15m"))
+        ticket = self.tickets[0]
+        self.assertEqual((ticket["url"], ticket["size"], ticket["ops"]), (url, 10 << 30, ["write"]))
+        self.assertEqual(ticket["timeout"], 900)
+
+    @asynchronous
+    async def test_curl(self) -> None:
+        """The command line of curl is whole and quoted, with the authority of the gateway."""
+        ran = await self.run_it("link", "download", str(self.image), "--curl", "--filename", "a b.img")
+        self.assertEqual(
+            shlex.split(ran.out),
+            ["curl", "--fail", "--cacert", "/etc/gateway/my ca.pem", "--output", "a b.img", self.link(ran)],
+        )
+        target = "/srv/new.img"
+        ran = await self.run_it("link", "upload", target, "--source", str(self.image), "--curl")
+        self.assertEqual(shlex.split(ran.out)[-3:], ["--upload-file", str(self.image), self.link(ran)])
+        self.assertEqual((self.tickets[-1]["url"], self.tickets[-1]["size"]), (f"file://{target}", 3000))
+
+    @asynchronous
+    async def test_relative(self) -> None:
+        """A relative path is relative to where the command runs."""
+        ran = await self.run_it("link", "upload", "x/../new.img", "-s", "1", "--json")
+        self.assertTrue(self.tickets[0]["url"].startswith("file:///"))
+        self.assertTrue(self.tickets[0]["url"].endswith("/new.img"))
+        self.assertEqual(ran.document["url"], self.link(ran))
+        self.assertIn("--upload-file new.img", ran.document["curl"])
+
+    @asynchronous
+    async def test_no_public_url(self) -> None:
+        """Without public_url no ticket is made, and what to set is said."""
+        self.fake.reply("GET /status", Reply({"public_url": None}))
+        ran = await self.run_it("link", "download", str(self.image))
+        self.assertEqual((ran.code, self.tickets), (1, []))
+        self.assertIn("public_url", ran.err)
+
+    @asynchronous
+    async def test_wait(self) -> None:
+        """Waiting shows how far the transfer is, and ends when it is complete and nobody is at it."""
+        self.looks = [
+            Reply({"active": False, "transferred": 0, "state": "issued"}),
+            Reply({"active": True, "transferred": 1500, "state": "active"}),
+            Reply({"active": True, "transferred": 3000, "state": "active"}),
+            Reply({"active": False, "transferred": 3000, "state": "used_up"}),
+        ]
+        ran = await self.run_it("link", "download", str(self.image), "--wait")
+        self.assertEqual(ran.code, 0)
+        self.assertEqual(len([asked for asked in self.fake.asked if asked.path.startswith("/tickets/")]), 5)
+        self.assertIn("50%", ran.err)
+        self.assertIn("complete: 2.9 KiB", ran.err)
+        self.assertEqual(ran.out.count("\n"), 1)
+
+    @asynchronous
+    async def test_wait_on_terminal(self) -> None:
+        """On a terminal there is one line that is drawn over itself."""
+        self.looks = [
+            Reply({"active": True, "transferred": 1500}),
+            Reply({"active": False, "transferred": 3000}),
+        ]
+        ran = await self.run_it("link", "download", str(self.image), "--wait", tty=True)
+        self.assertEqual(ran.err.count("\r["), 2)
+
+    @asynchronous
+    async def test_wait_fails(self) -> None:
+        """A ticket that ends too early is a failure that says how far it came."""
+        for state, word in (("expired", "expired"), ("revoked", "revoked"), ("used_up", "no uses left")):
+            self.looks = [Reply({"active": False, "transferred": 1500, "state": state})]
+            ran = await self.run_it("link", "download", str(self.image), "--wait", "--json")
+            self.assertEqual(ran.code, 1)
+            self.assertIn("url", ran.document)
+            self.assertIn(word, ran.err)
+            self.assertIn("1.5 KiB of 2.9 KiB", ran.err)
+
+    @asynchronous
+    async def test_gone(self) -> None:
+        """A ticket that is not there any more is a failure, too."""
+        ran = await self.run_it("link", "download", str(self.image), "--wait")
+        self.assertEqual(ran.code, 1)
+
+    @asynchronous
+    async def test_usage(self) -> None:
+        """Exactly one image has a link."""
+        for arguments in (("link", "download"), ("link", "upload", "a", "b"), ("link",), ("link", "console")):
+            self.assertEqual((await self.run_it(*arguments)).code, 2)
