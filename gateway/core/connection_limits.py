@@ -6,9 +6,8 @@ on the rate of all peers together pass over its address, so that silent peers ca
 
 from __future__ import annotations
 
-import ipaddress
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 from attrs import define, field, frozen
@@ -23,6 +22,7 @@ from zope.interface import implementer
 from gateway.core.audit import address_of
 from gateway.core.config_model import Limits
 from gateway.core.metrics import Metrics
+from gateway.core.penalties import within
 from gateway.core.ticket_news import Trail
 from gateway.core.tls import Gate
 
@@ -35,21 +35,6 @@ KNOWN = 900.0
 #: Descriptors that are never for connections, and how many connections there are at the very least.
 _RESERVED = 256
 _LEAST = 16
-
-
-def within(networks: Iterable[str]) -> Callable[[str], bool]:
-    """A test whether a peer is in one of *networks*; what is no IP address (a unix socket) is in."""
-    parsed = [ipaddress.ip_network(network) for network in networks]
-
-    def contains(peer: str) -> bool:
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return True
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in parsed)
-
-    return contains
 
 
 def descriptors() -> int | None:

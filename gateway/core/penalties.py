@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 
 from attrs import define, field
@@ -22,6 +23,21 @@ WINDOW = 60.0
 _BAD = frozenset(
     {"unknown", "session", "malformed", "shape", "signer", "signature", "too_long", "purpose", "replayed"}
 )
+
+
+def within(networks: Iterable[str]) -> Callable[[str], bool]:
+    """A test whether a peer is in one of *networks*; what is no IP address (a unix socket) is in."""
+    parsed = [ipaddress.ip_network(network) for network in networks]
+
+    def contains(peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return True
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in parsed)
+
+    return contains
 
 
 @define
@@ -73,8 +89,6 @@ class Penalties:
 
     def failed(self, peer: str) -> None:
         """Count a bad credential of *peer*; what was asked before a wait began does not lengthen it."""
-        if self.exempt(peer):
-            return
         address, now = address_of(peer), self.clock.seconds()
         record = self._records.pop(address, None) or _Record(deque())
         self._records[address] = record

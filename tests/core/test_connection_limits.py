@@ -24,10 +24,10 @@ from zope.interface import implementer
 
 from gateway.core import connection_limits, dev_pki
 from gateway.core.config_model import Limits
-from gateway.core.connection_limits import KNOWN, ConnectionLimits, within
+from gateway.core.connection_limits import KNOWN, ConnectionLimits
 from gateway.core.exchange import Exchange
 from gateway.core.metrics import Metrics
-from gateway.core.penalties import Penalties
+from gateway.core.penalties import Penalties, within
 from gateway.core.tls import basic_context, present, tls_factory
 from gateway.core.web import GatewaySite
 from gateway.errors import NoTicket
@@ -386,6 +386,7 @@ class Strangers(LimitsCase):
         self.assertEqual(self.refused("192.0.2.3"), "unauthenticated")
         for _ in range(3):
             self.assertEqual(mine.ask(), b"HTTP/1.1 200 OK")
+            self.limits.proven(mine.protocol)
         self.connected("192.0.2.3")
         self.assertEqual(self.refused("192.0.2.4"), "unauthenticated")
 

@@ -6,8 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
-from gateway.core.connection_limits import within
-from gateway.core.penalties import ADDRESSES, Penalties
+from gateway.core.penalties import ADDRESSES, Penalties, within
 
 PEER, OTHER = "192.0.2.1", "192.0.2.2"
 
@@ -112,11 +111,15 @@ class PenaltiesTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Only so many addresses are remembered; who failed last is kept."""
-        self.fail(21)
-        for number in range(ADDRESSES - 1):
+        self.fail(20)
+        self.fail(21, OTHER)
+        self.fail(1)
+        for number in range(ADDRESSES - 2):
             self.fail(1, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        self.assertEqual(self.waits(), 60)
-        self.fail(1, OTHER)
+        self.assertEqual((self.waits(), self.waits(OTHER)), (60, 60))
+        self.fail(1, "192.0.2.3")
+        self.assertEqual((self.waits(), self.waits(OTHER)), (60, 0))
+        self.fail(1, "192.0.2.4")
         self.assertEqual(self.waits(), 0)
         self.assertLessEqual(len(self.penalties._records), ADDRESSES)
 
