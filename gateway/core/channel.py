@@ -330,7 +330,7 @@ class HttpChannel(Protocol):
         # connection and take the answer with it.
         exchange.body.fail(BodyCutShort())
         self._skip_limit = exchange.body.received + self.limits.discard_bytes
-        self._arm(self.limits.discard_time)
+        self._arm(self.limits.discard_time if exchange.linger is None else exchange.linger)
         self._flow()
         self._skip(exchange)
 
@@ -338,7 +338,14 @@ class HttpChannel(Protocol):
         if exchange.body.arrived:
             self._next(exchange)
         elif exchange.body.received > self._skip_limit:
+            self._give_up(exchange)
+
+    def _give_up(self, exchange: Exchange) -> None:
+        """The client still sends what nobody wants."""
+        if exchange.linger is None:
             self._close()
+        else:
+            self.abort()
 
     def _next(self, exchange: Exchange) -> None:
         self._exchange = None
@@ -394,7 +401,7 @@ class HttpChannel(Protocol):
             else:
                 self._close()
         elif self._exchange.finished:
-            self._close()
+            self._give_up(self._exchange)
         else:
             self._check_progress(self._exchange)
 

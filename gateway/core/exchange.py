@@ -30,6 +30,8 @@ class Exchange:
     :ivar status: of the answer, 0 until it is started.
     :ivar sent: bytes of the answer's body.
     :ivar note: fields that the application adds to every answer, refusals included.
+    :ivar linger: seconds that the rest of an unwanted body is read before the connection is cut; None
+        for what the channel's limits say.
     """
 
     def __init__(self, head: RequestHead, body: RequestBody, channel: HttpChannel, peer: str) -> None:
@@ -41,6 +43,7 @@ class Exchange:
         self.note: list[Field] = []
         self.keep_alive = head.keep_alive
         self.finished = False
+        self.linger: float | None = None
         self._channel = channel
         self._length: int | None = None
 

@@ -40,6 +40,8 @@ from gateway.wire.ticket_json import LARGEST, Kind
 PROTOCOL_VERSION = "2.5.1"
 #: Seconds an operation waits for its turn when a ticket has all its readers or writers.
 PATIENCE = 30.0
+#: Seconds in which the client of a revoked upload may read why, before its connection is cut.
+LAST_WORD = 0.02
 _MAX_TOKEN = 16 * 1024
 
 _PATHS = re.compile(
@@ -251,6 +253,7 @@ class ImageService:
         except CancelledError:
             outcome = ended or "left"
             if ended:
+                exchange.linger = LAST_WORD
                 text = f"Transfer={ticket.grant.transfer_id} was canceled"
                 raise errors.Forbidden(text, reason=ended) from None
             raise
