@@ -29,6 +29,7 @@ from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
 from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
+from gateway.core.guard import Guard
 from gateway.core.health import Health
 from gateway.core.http_client import UpstreamPool
 from gateway.core.listeners import Listener
@@ -47,6 +48,8 @@ from gateway.core.web import GatewaySite, Tree
 from gateway.images import Access, Cors, ImageService, Targets
 from gateway.web import pages
 
+#: Listeners that only the operator's own programs reach; they are never limited nor drained.
+_TRUSTED = frozenset({"control", "metrics"})
 #: Threads for files; a transfer uses one at a time.
 _FILE_THREADS = 16
 
@@ -71,6 +74,8 @@ class Appliance(logs.LoggedService):
         self._audit = Audit(_audit_log, wall, reactor, host, os.getpid(), boot)
         self._seen = Observation(self.metrics, self._audit)
         self._make_core()
+        self._guard = Guard(reactor, config.limits, self._seen, self.health)
+        self._guard.setServiceParent(self)
         self._make_images()
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
@@ -193,6 +198,8 @@ class Appliance(logs.LoggedService):
                     observe = partial(self._seen.handshake, section)
                     timeout = self.config.limits.handshake_timeout
                     factory = tls_factory(self._tls, site, self._reactor, timeout, observe)
+                if section not in _TRUSTED:
+                    factory = self._guard.wrap(factory, section)
                 listener = Listener(self._reactor, endpoint, factory, self.config.limits.backlog)
                 listener.setServiceParent(self)
                 self.health.listeners.append((section, listener, encrypted))
@@ -200,6 +207,8 @@ class Appliance(logs.LoggedService):
 
     def _site(self, section: str) -> GatewaySite:
         limits = self.config.limits
+        trusted = {"refused": partial(self._seen.refusal, section)}
+        hooks = trusted if section in _TRUSTED else self._guard.hooks(section)
         return GatewaySite(
             self._reactor,
             root=Tree(),
@@ -216,7 +225,7 @@ class Appliance(logs.LoggedService):
                 discard_time=limits.discard_time,
             ),
             observe=partial(self._seen.request, section),
-            refused=partial(self._seen.refusal, section),
+            **hooks,
         )
 
     def _serve(self, section: str, site: GatewaySite) -> None:
@@ -280,7 +289,7 @@ class Appliance(logs.LoggedService):
     def _begin_drain(self) -> None:
         self._audit("drain")
         for section, listener, _ in self.health.listeners:
-            if section not in ("control", "metrics"):
+            if section not in _TRUSTED:
                 self._sites[listener.endpoint].drain()
 
     @inlineCallbacks
@@ -356,6 +365,7 @@ class Appliance(logs.LoggedService):
             self.images.rate = new.limits.rate
         for section, listener, _ in self.health.listeners:
             self._sites[listener.endpoint].limits = self._site(section).limits
+        self._guard.reload(new.limits)
         return warnings
 
 

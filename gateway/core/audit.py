@@ -82,7 +82,7 @@ class Audit:
     _windows: dict[str, _Window] = field(factory=dict, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
 
-    def __call__(self, event: str, **fields: object) -> None:
+    def __call__(self, event: str, /, **fields: object) -> None:
         """Write one record, or count it when its peer was refused too often in the last minute.
 
         :raises TypeError: when a field has an unknown name.

@@ -29,6 +29,7 @@ class Health:
     """Looks at the parts, and changes none.
 
     :ivar ready: everything listens.
+    :ivar more: further checks that must be well.
     :ivar listeners: section, listener and whether it speaks TLS.
     """
 
@@ -40,6 +41,7 @@ class Health:
     config: Config
     ready: bool = False
     listeners: list[tuple[str, Listener, bool]] = field(factory=list)
+    more: dict[str, Check] = field(factory=dict)
     lag: LoopLag = field(init=False)
     _started: float = field(init=False)
 
@@ -53,6 +55,7 @@ class Health:
         return {
             "listeners": lambda: (self.ready, "" if self.ready else "not listening"),
             "draining": lambda: (not self.drain.begun, "draining" if self.drain.begun else ""),
+            **self.more,
         }
 
     @property
