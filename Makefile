@@ -59,7 +59,7 @@ bench: $(VENV)/.made-test
 	bench/run
 
 docs: $(VENV)/.made
-	$(BIN)/python -m gateway.core.config_text > conf/gateway.conf
+	$(BIN)/python -c "from gateway.core.config_text import document; print(document(), end='')" > conf/gateway.conf
 
 install:
 	$(PYTHON) -m pip install --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps --no-build-isolation .

@@ -220,6 +220,7 @@ class Appliance(logs.LoggedService):
                 header_timeout=limits.header_timeout,
                 keepalive_timeout=limits.keepalive_timeout,
                 body_idle_timeout=limits.body_idle_timeout,
+                body_rate=limits.body_rate,
                 write_idle_timeout=limits.write_idle_timeout,
                 discard_bytes=limits.discard_bytes,
                 discard_time=limits.discard_time,

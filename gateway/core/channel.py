@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Pipelined bytes kept while a request is in work; a peer that leaves is noticed up to here.
 _READ_AHEAD = 16 * 1024
-#: Bytes that count as progress within one idle period: 256 bytes/s for a minute.
-_LEAST_PROGRESS = 256 * 60
 
 
 @frozen
@@ -47,6 +45,7 @@ class HttpLimits:
     header_timeout: float = 10.0
     keepalive_timeout: float = 60.0
     body_idle_timeout: float = 60.0
+    body_rate: int = 256
     write_idle_timeout: float = 60.0
     discard_bytes: int = 16 * 1024 * 1024
     discard_time: float = 5.0
@@ -384,6 +383,11 @@ class HttpChannel(Protocol):
         self._arm(self._period)
 
     @property
+    def _least_progress(self) -> float:
+        """Bytes that a body must have brought when it is looked at."""
+        return self.limits.body_rate * self.limits.body_idle_timeout
+
+    @property
     def _period(self) -> float:
         longest = max(self.idle_timeout - self.limits.keepalive_timeout, 0)
         return min(self.limits.body_idle_timeout, self.limits.write_idle_timeout) + longest
@@ -409,7 +413,7 @@ class HttpChannel(Protocol):
         body = exchange.body
         received = body.received if body.flowing and not body.arrived else -1
         before = self._mark[0] if self._mark is not None else -1
-        if received >= 0 and before >= 0 and received - before < _LEAST_PROGRESS:
+        if received >= 0 and before >= 0 and received - before < self._least_progress:
             exchange.keep_alive = False
             body.fail(errors.RequestTimeout("The request body stopped arriving"))
             self._arm(self._period)

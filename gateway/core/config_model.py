@@ -165,19 +165,10 @@ class Limits(Section):
     header_bytes: Bytes = Field(default=16 << 10, description="length of a request's head")
     headers: Count = Field(default=100, description="fields in a request's head")
     max_body_control: Bytes = Field(default=64 << 10, description="length of a JSON body")
-    max_body_relay: Bytes = Field(
-        default=16 << 40, description="length of an image body when the ticket says nothing"
-    )
-    token_bytes: Bytes = Field(default=16 << 10, description="length of a signed token")
-    window_bytes: Bytes = Field(default=1 << 20, description="what is held of one direction of a session")
-    upstream_header_bytes: Bytes = Field(default=32 << 10, description="length of an upstream answer's head")
-    upstream_headers: Count = Field(default=100, description="fields in an upstream answer's head")
     upstream_timeout: Seconds = Field(default=120.0, description="until an upstream begins its answer")
     dns_timeout: Seconds = Field(default=5.0, description="until a name is resolved")
     dns_lookups: Count = Field(default=64, description="look-ups at a time")
-    sessions: Count = Field(default=10_000, description="live sessions in all")
     sessions_per_ticket: CountOrUnlimited = Field(default=8, description="live sessions under one ticket")
-    session_time: SecondsOrOff = Field(default=43_200.0, description="the longest life of a session")
     rate: BytesOrUnlimited = Field(default=None, description="bytes a second of one session")
     auth_failures: Count = Field(
         default=20, description="bad credentials a minute of one address before it has to wait"

@@ -11,7 +11,14 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 
 from OpenSSL import SSL
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -78,6 +85,7 @@ class Metrics:
 
     def __init__(self, started: float) -> None:
         """:param started: seconds since the epoch."""
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
