@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+from twisted.web import http
 from twisted.web.resource import Resource
 
 from gateway import errors
@@ -20,28 +21,75 @@ _TYPES = {
     "js": b"text/javascript; charset=utf-8",
     "svg": b"image/svg+xml",
 }
+#: Pages load and call nothing but their own origin, and submit and embed nothing at all.
+#: Source: W3C CSP level 3.
+_POLICY = (
+    b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    b"require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_FIELDS = [
+    *PAGE_FIELDS,
+    (b"content-security-policy", _POLICY),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-cache"),
+]
 
 
-class _File(Resource):
-    """One file in memory, revalidated by its entity tag."""
+class _Page(Resource):
+    """What is read, and nothing else: GET and HEAD of exactly this path."""
 
     isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        if request.postpath:
+            return Refusal(errors.NotFound()).render(request)
+        if request.method not in (b"GET", b"HEAD"):
+            return Refusal(errors.MethodNotAllowed(["GET", "HEAD"])).render(request)
+        return self.answer(request)
+
+    def answer(self, request: Any) -> bytes:
+        """Return the body, after its header fields."""
+        raise NotImplementedError
+
+
+class _File(_Page):
+    """One file in memory, revalidated by its entity tag."""
 
     def __init__(self, content: bytes, content_type: bytes) -> None:
         super().__init__()
         self._content = content
         self._type = content_type
-        self._tag = sha256(content).hexdigest()[:16].encode("ascii")
+        self._tag = b'"%s"' % sha256(content).hexdigest()[:16].encode("ascii")
 
-    def render_GET(self, request: Any) -> bytes:
-        request.setHeader(b"content-type", self._type)
-        request.setHeader(b"cache-control", b"no-cache")
-        for name, value in PAGE_FIELDS:
+    def answer(self, request: Any) -> bytes:
+        for name, value in _FIELDS:
             request.setHeader(name, value)
-        if request.setETag(self._tag):
+        request.setHeader(b"etag", self._tag)
+        if self._is_known(request.getHeader(b"if-none-match") or b""):
+            request.setResponseCode(http.NOT_MODIFIED)
             return b""
+        request.setHeader(b"content-type", self._type)
         request.setHeader(b"content-length", b"%d" % len(self._content))
-        return self._content
+        return b"" if request.method == b"HEAD" else self._content
+
+    def _is_known(self, tags: bytes) -> bool:
+        """Compare weakly. Source: RFC 9110, section 13.1.2."""
+        return any(tag.strip().removeprefix(b"W/") in (self._tag, b"*") for tag in tags.split(b","))
+
+
+class _Moved(_Page):
+    """Sends on to one fixed place."""
+
+    def __init__(self, location: bytes) -> None:
+        super().__init__()
+        self._location = location
+
+    def answer(self, request: Any) -> bytes:
+        request.setResponseCode(http.PERMANENT_REDIRECT)
+        request.setHeader(b"location", self._location)
+        request.setHeader(b"content-length", b"0")
+        return b""
 
 
 class _Pages(Resource):
@@ -58,6 +106,10 @@ class _Pages(Resource):
 
     def getChild(self, path: bytes, request: Any) -> Resource:
         return self._files.get(path or b"index", Refusal(errors.NotFound()))
+
+    def render(self, request: Any) -> bytes:
+        # Without the slash at the end, the pages' relative addresses would lead elsewhere.
+        return _Moved(b"/ui/").render(request)
 
 
 def pages() -> Resource:

@@ -1,175 +1,174 @@
 // Uploads and downloads one image under the ticket that stands after the # of this page's address:
 // there it is sent to no server and stands in no log.
 
-const PIECE = 32 * 1024 * 1024;
-const TRIES = 4;
-const WAIT = 3000;
+import { Upload } from "./upload.js";
+import { bytes, duration, reason } from "./words.js";
+
+const TITLE = document.title;
+// Milliseconds over which the rate is measured.
+const WINDOW = 5000;
 
 const byId = (id) => document.getElementById(id);
-const ticket = decodeURIComponent(location.hash.slice(1));
-const image = `/images/${encodeURIComponent(ticket)}`;
-
-function bytes(amount) {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (amount >= 1024 && unit < units.length - 1) {
-    amount /= 1024;
-    unit += 1;
-  }
-  return `${unit ? amount.toFixed(1) : amount} ${units[unit]}`;
-}
 
 function say(id, text, bad = false) {
   byId(id).textContent = text;
   byId(id).classList.toggle("bad", bad);
 }
 
-const REASONS = {
-  401: "The ticket is not valid, or it has expired. Ask for a new link.",
-  403: "The ticket is not valid, or it has expired. Ask for a new link.",
-  416: "The file is larger than the image.",
-  502: "The host of the image is out of reach.",
-  503: "The gateway is busy.",
-  504: "The host of the image does not answer.",
-};
-
-const reason = (status, text) => REASONS[status] ?? `The gateway answered ${status}: ${text.trim()}`;
-
-// -- one upload --------------------------------------------------------------------------------
-
-class Upload {
-  constructor(file) {
-    this.file = file;
-    this.done = 0;
-    this.paused = false;
-    this.request = null;
-  }
-
-  // Send one piece; resolves with its status and text, status 0 when the network failed.
-  piece(start, end) {
-    return new Promise((resolve) => {
-      const request = new XMLHttpRequest();
-      this.request = request;
-      const last = end === this.file.size;
-      request.open("PUT", `${image}?flush=${last ? "y" : "n"}`);
-      request.setRequestHeader("Content-Type", "application/octet-stream");
-      if (this.file.size) {
-        request.setRequestHeader("Content-Range", `bytes ${start}-${end - 1}/${this.file.size}`);
-      }
-      request.upload.onprogress = (event) => this.show(start + event.loaded);
-      request.onloadend = () => resolve({ status: request.status, text: request.responseText });
-      request.send(this.file.slice(start, end));
-    });
-  }
-
-  show(sent) {
-    const now = performance.now();
-    this.marks = [...(this.marks ?? []).filter(([time]) => now - time < 5000), [now, sent]];
-    const [[then, before]] = this.marks;
-    const rate = now > then ? ((sent - before) * 1000) / (now - then) : 0;
-    byId("progress").value = this.file.size ? sent / this.file.size : 1;
-    const left = rate > 0 ? `, ${Math.ceil((this.file.size - sent) / rate)} s left` : "";
-    say("rate", `${bytes(sent)} of ${bytes(this.file.size)}, ${bytes(rate)}/s${left}`);
-  }
-
-  async run() {
-    this.paused = false;
-    let tries = TRIES;
-    do {
-      const end = Math.min(this.done + PIECE, this.file.size);
-      const { status, text } = await this.piece(this.done, end);
-      if (this.paused) {
-        say("upload-state", "Paused.");
-        return false;
-      }
-      if (status === 200) {
-        this.done = end;
-        tries = TRIES;
-        continue;
-      }
-      const temporary = status === 0 || status >= 500;
-      tries -= 1;
-      if (!temporary || !tries) {
-        throw new Error(status ? reason(status, text) : "The connection was lost.");
-      }
-      say("upload-state", `${status ? reason(status, text) : "The connection was lost."} Trying again …`);
-      await new Promise((resolve) => setTimeout(resolve, WAIT));
-    } while (this.done < this.file.size);
-    this.show(this.file.size);
-    return true;
-  }
-
-  pause() {
-    this.paused = true;
-    this.request?.abort();
+// The path of the image, null when the address of this page holds no ticket.
+function imageOf(hash) {
+  try {
+    const ticket = decodeURIComponent(hash.slice(1));
+    return ticket ? `/images/${encodeURIComponent(ticket)}` : null;
+  } catch {
+    return null;
   }
 }
+
+const image = imageOf(location.hash);
+
+// The answer to one request; anything but success is an Error with words for people.
+async function ask(path, method = "GET") {
+  let response;
+  try {
+    response = await fetch(path, { method, cache: "no-store" });
+  } catch {
+    throw new Error(reason(0));
+  }
+  if (!response.ok) {
+    throw new Error(reason(response.status, await response.text()));
+  }
+  return response;
+}
+
+// -- upload ------------------------------------------------------------------------------------
 
 let upload = null;
+let marks = [];
+
+function show(sent) {
+  const { size } = byId("file").files[0];
+  const now = performance.now();
+  marks = [...marks.filter(([time]) => now - time < WINDOW), [now, sent]];
+  const [[then, before]] = marks;
+  const rate = now > then ? Math.max(0, ((sent - before) * 1000) / (now - then)) : 0;
+  const part = size ? sent / size : 0;
+  byId("progress").value = part;
+  document.title = `${Math.floor(part * 100)} % – ${TITLE}`;
+  const left = rate > 0 && sent < size ? `, ${duration((size - sent) / rate)} left` : "";
+  say("rate", `${bytes(sent)} of ${bytes(size)}${rate > 0 ? `, ${bytes(rate)}/s` : ""}${left}`);
+}
+
+// Which of the buttons can be used. Whoever pressed one by keyboard is not left without a focus.
+function enable(running) {
+  const { activeElement } = document;
+  byId("start").disabled = running || !byId("file").files.length;
+  byId("file").disabled = running;
+  byId("pause").disabled = !running;
+  const [left, next] = running ? ["start", "pause"] : ["pause", "start"];
+  if (activeElement === byId(left)) {
+    byId(next).focus();
+  }
+}
 
 async function start() {
-  const [file] = byId("file").files;
-  if (upload?.file !== file) {
-    upload = new Upload(file);
-  }
-  byId("start").disabled = byId("file").disabled = true;
-  byId("pause").disabled = false;
+  upload ??= new Upload(image, byId("file").files[0], {
+    progress: (sent) => {
+      show(sent);
+      if (sent > upload.done) {
+        say("upload-state", "Uploading …");
+      }
+    },
+    trouble: (text) => say("upload-state", text, true),
+  });
+  marks = [];
+  enable(true);
+  byId("meter").hidden = false;
   say("upload-state", "Uploading …");
+  window.addEventListener("beforeunload", warn);
   try {
     if (await upload.run()) {
-      say("upload-state", "Done: the image is complete.");
+      byId("progress").value = 1;
+      document.title = `Done – ${TITLE}`;
+      say("upload-state", "Done: the file is in the image.");
       upload = null;
+      await describe();
+    } else {
+      say("upload-state", "Paused.");
     }
   } catch (error) {
+    document.title = `Failed – ${TITLE}`;
     say("upload-state", error.message, true);
   }
-  byId("start").textContent = upload ? "Go on" : "Upload";
-  byId("start").disabled = byId("file").disabled = false;
-  byId("pause").disabled = true;
+  window.removeEventListener("beforeunload", warn);
+  byId("start").textContent = upload?.done ? "Go on" : "Upload";
+  enable(false);
 }
+
+function warn(event) {
+  event.preventDefault();
+}
+
+function choose() {
+  upload = null;
+  document.title = TITLE;
+  byId("start").textContent = "Upload";
+  byId("meter").hidden = true;
+  say("upload-state", "");
+  enable(false);
+}
+
+// -- download ----------------------------------------------------------------------------------
 
 async function checksum() {
   byId("check").disabled = true;
-  say("checksum", "Computing; large images take minutes …");
-  const response = await fetch(`${image}/checksum`);
-  if (response.ok) {
-    const { algorithm, block_size: size, checksum: digest } = await response.json();
-    say("checksum", `${algorithm}, blocks of ${bytes(size)}: ${digest}`);
-  } else {
-    say("checksum", reason(response.status, await response.text()), true);
+  byId("checksum").textContent = "";
+  say("check-state", "Computing; large images take minutes …");
+  try {
+    const { algorithm, block_size: size, checksum: digest } = await (await ask(`${image}/checksum`)).json();
+    say("check-state", `${algorithm} over the ${algorithm} digests of blocks of ${bytes(size)}:`);
+    byId("checksum").textContent = digest;
+  } catch (error) {
+    say("check-state", error.message, true);
   }
   byId("check").disabled = false;
 }
 
+// -- the ticket --------------------------------------------------------------------------------
+
+async function describe() {
+  try {
+    const { headers } = await ask(image, "HEAD");
+    byId("size").textContent = bytes(Number(headers.get("Content-Length")));
+  } catch {
+    byId("size").textContent = "unknown";
+  }
+}
+
 async function look() {
-  if (!ticket) {
-    say("state", "This page needs a link with a ticket.", true);
+  if (image === null) {
+    say("state", "There is no ticket in the address of this page. Open it with the link you were given.", true);
     return;
   }
-  const response = await fetch(image, { method: "OPTIONS" });
-  if (!response.ok) {
-    say("state", reason(response.status, await response.text()), true);
+  say("state", "Looking at your ticket …");
+  try {
+    const response = await ask(image, "OPTIONS");
+    const writable = (response.headers.get("Allow") ?? "").split(",").includes("PUT");
+    const { features = [] } = await response.json();
+    byId("may").textContent = writable ? "upload and download" : "download";
+    byId("upload").hidden = !writable;
+    byId("save").href = `${image}?close=y`;
+    byId("check").hidden = !features.includes("checksum");
+  } catch (error) {
+    say("state", error.message, true);
     return;
   }
-  const allowed = (response.headers.get("allow") ?? "").split(",");
-  const { features } = await response.json();
-  const writable = allowed.includes("PUT");
-  const head = await fetch(image, { method: "HEAD" });
-  byId("size").textContent = head.ok ? bytes(Number(head.headers.get("content-length"))) : "unknown";
-  byId("may").textContent = writable ? "upload and download" : "download";
-  byId("about").hidden = false;
-  byId("upload").hidden = !writable;
-  byId("download").hidden = false;
-  byId("save").href = `${image}?close=y`;
-  byId("check").hidden = !features.includes("checksum");
+  await describe();
+  byId("about").hidden = byId("download").hidden = false;
   say("state", "");
 }
 
-byId("file").addEventListener("change", () => {
-  byId("start").disabled = !byId("file").files.length;
-  byId("start").textContent = "Upload";
-  upload = null;
-});
+byId("file").addEventListener("change", choose);
 byId("start").addEventListener("click", start);
 byId("pause").addEventListener("click", () => upload.pause());
 byId("check").addEventListener("click", checksum);

@@ -1,0 +1,37 @@
+// How the pages say numbers and failures.
+
+const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+
+export function bytes(amount) {
+  let unit = 0;
+  while (amount >= 1024 && unit < UNITS.length - 1) {
+    amount /= 1024;
+    unit += 1;
+  }
+  return `${unit ? amount.toFixed(1) : Math.round(amount)} ${UNITS[unit]}`;
+}
+
+export function duration(seconds) {
+  if (seconds < 100) {
+    return `${Math.ceil(seconds)} s`;
+  }
+  const minutes = Math.ceil(seconds / 60);
+  return minutes < 100 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+const REFUSED = "The ticket is not valid: it has expired, was revoked, or does not allow this. Ask for a new link.";
+const REASONS = {
+  0: "The connection to the gateway was lost.",
+  401: REFUSED,
+  403: REFUSED,
+  416: "The file is larger than the image may be.",
+  429: "The gateway is busy.",
+  502: "The host of the image is out of reach.",
+  503: "The gateway is busy.",
+  504: "The host of the image does not answer.",
+};
+
+// What a status means for whoever uses the page; 0 stands for no answer at all.
+export function reason(status, text = "") {
+  return REASONS[status] ?? `The gateway answered ${status}: ${text.trim().slice(0, 300)}`;
+}
