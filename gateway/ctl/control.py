@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import treq.client
 from attrs import define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.usage import UsageError
 from twisted.web.client import URI, Agent, RequestTransmissionFailed, ResponseFailed
@@ -62,12 +62,14 @@ class Control:
     """A gateway as its operator sees it.
 
     :ivar place: what was asked for, for messages.
+    :ivar patience: seconds to wait for an answer.
     """
 
     place: str
     _reactor: Any
     _base: str
     _http: Any
+    patience: float = PATIENCE
 
     @classmethod
     def at(cls, reactor: Any, place: str) -> Control:
@@ -103,7 +105,7 @@ class Control:
         :raises Refused, Unreachable:
         """
         exchange = Deferred.fromCoroutine(self._exchange(method, path, body, query or {}))
-        exchange.addTimeout(PATIENCE, self._reactor)
+        exchange.addTimeout(self.patience, self._reactor)
         try:
             status, kind, data = await exchange
         except (ConnectError, DNSLookupError) as error:
@@ -143,11 +145,19 @@ class Control:
     ) -> tuple[int, str, bytes]:
         more: dict[str, Any] = {} if body is None else {"json": body}
         pairs = {name: str(value) for name, value in query.items() if value not in (None, "")}
-        response = await self._http.request(
-            method, self._base + path, params=pairs, allow_redirects=False, reactor=self._reactor, **more
-        )
+        try:
+            response = await self._http.request(
+                method, self._base + path, params=pairs, allow_redirects=False, **more
+            )
+            data = await response.content()
+        except ConnectingCancelledError:
+            raise CancelledError from None
+        except (ResponseFailed, RequestTransmissionFailed) as error:
+            if any(why.check(CancelledError) for why in error.reasons):  # we, not the gateway
+                raise CancelledError from None
+            raise
         kinds = response.headers.getRawHeaders("content-type", [""])
-        return response.code, kinds[0].partition(";")[0].strip().lower(), await response.content()
+        return response.code, kinds[0].partition(";")[0].strip().lower(), data
 
     def _why(self, error: Exception) -> str:
         number = getattr(error, "osError", None)
@@ -165,15 +175,16 @@ def segment(text: str) -> str:
 
 
 def _refusal(status: int, kind: str, data: bytes) -> Refused:
-    text = data.decode("utf-8", "replace").strip()
-    if kind.endswith("json"):
+    text = ""
+    listed: tuple[str, ...] = ()
+    if kind == "text/plain":
+        text = data.decode("utf-8", "replace").strip().partition("\n")[0]
+    elif kind.endswith("json"):
         try:
             document = json.loads(data)
         except ValueError:
             document = None
         if isinstance(document, dict):
-            listed = tuple(str(item) for item in document.get("problems") or ())
-            return Refused(status, str(document.get("detail") or document.get("title") or ""), listed)
-    elif kind != "text/plain":
-        text = ""
-    return Refused(status, text.partition("\n")[0] or f"the gateway answered with status {status}")
+            text = str(document.get("detail") or document.get("title") or "")
+            listed = tuple(map(str, document.get("problems") or ()))
+    return Refused(status, text or f"the gateway answered with status {status}", listed)

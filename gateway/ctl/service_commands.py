@@ -43,14 +43,16 @@ def describe(status: Mapping[str, Any], width: int | None) -> str:
         facts(
             {
                 "state": state,
-                "checks": [f"{name}: {cell(value)}" for name, value in checks.items()],
+                "checks": ", ".join(f"{name} {_check(value)}" for name, value in checks.items()),
                 "version": status.get("version"),
                 "pid": status.get("pid"),
                 "up": f"{age(status.get('uptime') or 0)}, since {status.get('started')}",
                 "public url": status.get("public_url"),
                 "ca": status.get("ca"),
-                "tickets": [f"{kind}: {_counts(states)}" for kind, states in _items(status, "tickets")],
-                "sessions": [f"{kind}: {count}" for kind, count in _items(status, "sessions")],
+                "tickets": "; ".join(
+                    f"{kind}: {_counts(states)}" for kind, states in _items(status, "tickets")
+                ),
+                "sessions": ", ".join(f"{kind}: {count}" for kind, count in _items(status, "sessions")),
                 "received": size(status.get("bytes_in") or 0),
                 "sent": size(status.get("bytes_out") or 0),
                 "configuration": config.get("file"),
@@ -62,12 +64,19 @@ def describe(status: Mapping[str, Any], width: int | None) -> str:
     if listeners:
         parts.append(table(("SERVICE", "LISTEN", "TLS"), listeners, width))
     papers = [
-        (it.get("file"), it.get("not_after"), it.get("days_left")) for it in status.get("certificates") or ()
+        (it.get("file"), it.get("not_after"), int(it.get("days_left") or 0))
+        for it in status.get("certificates") or ()
     ]
     if papers:
         parts.append(table(("CERTIFICATE", "GOOD UNTIL", "DAYS"), papers, width, right={"DAYS"}))
     parts += [f"warning: {cell(text)}" for text in config.get("warnings") or ()]
     return "\n\n".join(parts)
+
+
+def _check(value: object) -> str:
+    """One readiness check, which is a truth or an object of ``ok`` and ``text``."""
+    good, text = (value.get("ok"), value.get("text")) if isinstance(value, dict) else (value, "")
+    return ("ok" if good else "FAILED") + (f" ({text})" if text else "")
 
 
 def _items(status: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

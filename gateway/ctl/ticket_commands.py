@@ -196,7 +196,7 @@ class List(Command):
 class Renew(Command):
     """Let a ticket live on from now."""
 
-    arguments = "ID"
+    arguments = "ID..."
     example = "gatewayctl ticket renew 11111111-1111-4111-8111-111111111111 --timeout 15m"
     optParameters: ClassVar[list[Row]] = [
         param("timeout", "t", None, "how long it is good for from now [default: as at first]", whole_seconds)

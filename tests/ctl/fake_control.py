@@ -26,7 +26,10 @@ ID = "11111111-1111-4111-8111-111111111111"
 
 @define
 class Reply:
-    """One answer: JSON, unless *text* is given."""
+    """One answer: JSON, unless *text* is given.
+
+    :ivar status: of HTTP; 0 hangs up, and -1 never answers.
+    """
 
     document: Any = None
     status: int = 200
@@ -77,6 +80,8 @@ class FakeControl(Resource):
             reply = Reply(status=404, text="Not found\n")
         else:
             reply = found.pop(0) if len(found) > 1 else found[0]
+        if reply.status < 0:
+            return NOT_DONE_YET
         if reply.status == 0:
             request.transport.abortConnection()
             return NOT_DONE_YET

@@ -10,7 +10,7 @@ STATUS = {
     "uptime": 14400.5,
     "draining": False,
     "ready": True,
-    "checks": {"listeners": True, "registry": True},
+    "checks": {"listeners": {"ok": True, "text": ""}, "tls": {"ok": False, "text": "expired"}},
     "public_url": "https://gw.invalid:54323",
     "ca": None,
     "listeners": [{"service": "images", "listen": "tcp:54323", "tls": True}],
@@ -18,7 +18,7 @@ STATUS = {
     "sessions": {"image": 2},
     "bytes_in": 1536 << 20,
     "bytes_out": 0,
-    "certificates": [{"file": "/etc/gateway/gw.pem", "not_after": "2026-02-01T00:00:00Z", "days_left": 31}],
+    "certificates": [{"file": "/etc/gateway/gw.pem", "not_after": "2026-02-01T00:00:00Z", "days_left": 31.5}],
     "config": {"file": "/etc/gateway/gateway.conf", "warnings": ["[web] service not available"]},
 }
 
@@ -38,6 +38,7 @@ class Service(ControlTestCase):
             "31",
             "warning: [web]",
         )
+        self.assertIn("listeners ok, tls FAILED (expired)", ran.out)
         for text in words:
             self.assertIn(text, ran.out)
         self.assertEqual((await self.run_it("status", "--json")).document, STATUS)
