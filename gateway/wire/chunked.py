@@ -1,7 +1,7 @@
 """The chunked transfer coding, read strictly.
 
-Extensions and trailers are skipped within a limit and never passed on. Source: RFC 9112,
-section 7.1.
+Extensions and trailers are checked, skipped within a limit and never passed on. Source:
+RFC 9112, section 7.1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import Enum
 from gateway import errors
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _MAX_LINE = 4096
 _MAX_TRAILERS = 16 * 1024
 
@@ -87,6 +88,8 @@ class ChunkedReader:
         elif not line:
             self._part = _Part.DONE
         else:
+            if not _TRAILER.fullmatch(line):
+                raise errors.BadRequest("A trailer is malformed")
             self._trailers += len(line)
             if self._trailers > _MAX_TRAILERS:
                 raise errors.BadRequest("The trailers are too long")

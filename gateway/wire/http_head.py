@@ -90,18 +90,23 @@ def _last(fields: Fields, name: bytes) -> bytes | None:
 class HeadReader:
     """Collects one message head from pieces of any size, and keeps what follows it.
 
+    :param blank: let one empty line before the head pass, as a server should.
     :ivar rest: bytes after the head.
     """
 
-    def __init__(self, max_line: int = MAX_REQUEST_LINE, max_head: int = MAX_HEAD) -> None:
+    def __init__(
+        self, max_line: int = MAX_REQUEST_LINE, max_head: int = MAX_HEAD, *, blank: bool = True
+    ) -> None:
         self._max_line = max_line
         self._max_head = max_head
+        self._blank = blank
+        self._passed = False
         self._buffer = bytearray()
         self.rest = b""
 
     def __bool__(self) -> bool:
-        """Whether a head has begun."""
-        return bool(self._buffer)
+        """Whether a head has begun, if only by an empty line before it."""
+        return bool(self._buffer) or self._passed
 
     def receive(self, data: bytes) -> bytes | None:
         """Return the head with its blank line once it is whole, else None.
@@ -112,8 +117,10 @@ class HeadReader:
         """
         before = max(0, len(self._buffer) - 3)
         self._buffer += data
-        # RFC 9112, section 2.2: at least one empty line before a request is to be ignored.
-        if not before and self._buffer.startswith(b"\r\n"):
+        # RFC 9112, section 2.2: at least one empty line before a request is to be ignored. No more
+        # than one is, or whoever sends nothing else would never meet a deadline.
+        if self._blank and not self._passed and self._buffer.startswith(b"\r\n"):
+            self._passed = True
             del self._buffer[:2]
         end = self._buffer.find(b"\r\n\r\n", before)
         head = bytes(self._buffer if end < 0 else self._buffer[: end + 4])
@@ -129,6 +136,7 @@ class HeadReader:
             return None
         self.rest = bytes(self._buffer[end + 4 :])
         self._buffer.clear()
+        self._passed = False
         return head
 
 
@@ -149,7 +157,7 @@ def _fields(head: bytes, max_fields: int) -> Fields:
 
 def _minor(version: re.Match[bytes]) -> bytes:
     if version[1] not in (b"1.0", b"1.1"):
-        raise errors.VersionNotSupported
+        raise errors.BadRequest(errors.VersionNotSupported.default)
     return version[1]
 
 
@@ -201,7 +209,8 @@ def parse_request(head: bytes, max_fields: int = MAX_FIELDS) -> RequestHead:
     expectation = _last(fields, b"expect")
     if expectation is not None and expectation.lower() != b"100-continue":
         raise errors.ExpectationFailed
-    if not target.startswith(b"/") and target != b"*" and method != b"CONNECT":
+    whole_server = target == b"*" and method == b"OPTIONS"
+    if not target.startswith(b"/") and not whole_server and method != b"CONNECT":
         raise errors.BadRequest("The request target must begin with a slash")
     if b"#" in target:
         raise errors.BadRequest("The request target holds a fragment")
@@ -224,7 +233,8 @@ def parse_response(head: bytes, method: bytes, max_fields: int = MAX_FIELDS) -> 
     """
     line = head[: head.find(b"\r\n")].split(b" ", 2)
     version = _VERSION.fullmatch(line[0])
-    if len(line) < 2 or version is None or not _STATUS.fullmatch(line[1]):
+    reason = line[2] if len(line) == 3 else b""
+    if len(line) < 2 or version is None or not _STATUS.fullmatch(line[1]) or not _VALUE.fullmatch(reason):
         raise errors.BadRequest("The status line is malformed")
     minor = _minor(version)
     fields = _fields(head, max_fields)
