@@ -145,9 +145,9 @@ class LoadTests(ConfigCase):
         self.drop_in("20-b.conf", "[limits]\nconnections = 2\n[gateway]\nstate_dir = s\n")
         self.drop_in("10-a.conf", "[limits]\nconnections = 1\nheaders = 7\n")
         self.drop_in("30-c.txt", "nonsense")
-        config = self.load("[limits]\nconnections = 3\nsessions = 9\n")
+        config = self.load("[limits]\nconnections = 3\nhandshakes = 9\n")
         self.assertEqual(
-            (config.limits.connections, config.limits.headers, config.limits.sessions), (2, 7, 9)
+            (config.limits.connections, config.limits.headers, config.limits.handshakes), (2, 7, 9)
         )
         self.assertEqual(config.gateway.state_dir, self.base / "s")
         self.assertEqual([path.name for path in config.files], ["gateway.conf", "10-a.conf", "20-b.conf"])
