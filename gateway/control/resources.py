@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -74,7 +73,7 @@ def _name(request: Any) -> str:
 
 def _argument(request: Any, name: str) -> str | None:
     values = request.args.get(name.encode("ascii"))
-    return unquote(values[-1].decode("utf-8", "replace")) if values else None
+    return values[-1].decode("utf-8", "replace") if values else None
 
 
 class _PlainLeaf(Leaf):
@@ -169,7 +168,7 @@ class _Tickets(_PlainLeaf):
 
     async def _idle(self, ticket: Ticket) -> bool:
         give_up = self._clock.seconds() + self._remove_timeout()
-        while ticket.holds:
+        while ticket.holds or ticket.pending:
             if self._clock.seconds() >= give_up:
                 return False
             await deferLater(self._clock, _POLL, lambda: None)

@@ -64,6 +64,7 @@ class Hold:
     :ivar ended: called at most once, with one word, when the session must end.
     :ivar grant: what the ticket said when this began.
     :ivar session: public id of the session, for those who list it.
+    :ivar quiet: it only looks: the engine shall not take the ticket for active.
     :ivar open: it was not released yet.
     :ivar told: *ended* was called.
     """
@@ -73,6 +74,7 @@ class Hold:
     ended: Callable[[str], None] = field(repr=False)
     grant: Grant
     session: str = ""
+    quiet: bool = False
     open: bool = True
     told: bool = False
 
@@ -90,6 +92,7 @@ class Ticket:
     :ivar uses: sessions it may still open, None for any number.
     :ivar purge_at: when the record of an ended ticket goes, once no session is left.
     :ivar transferred: the ranges the image server has moved; it adds to them.
+    :ivar pending: calls into the file system that may outlive their session; a removal waits for them.
     """
 
     id_hash: bytes = field(repr=False)
@@ -107,6 +110,7 @@ class Ticket:
     generation: int = 0
     purge_at: float = 0
     connections: int = 0
+    pending: int = 0
     max_readers: int | None = None
     max_writers: int | None = None
     transferred: RangeSet = field(factory=RangeSet, repr=False)
@@ -183,7 +187,7 @@ class Ticket:
 
         Source: oVirt engine ticket format, as answered by ovirt-imageio 2.5. ``expires`` is monotonic.
         """
-        grant, active = self.grant, bool(self.holds)
+        grant, active = self.grant, any(not hold.quiet for hold in self.holds)
         found: dict[str, object] = {
             "active": active,
             "canceled": self.state is State.REVOKED,

@@ -198,7 +198,11 @@ class Access:
         left = max(1, int(ends - self.clock.seconds()))
         # The 1.x payload names neither size nor timeout: the host knows the one, the proof the other.
         grant = grant_from({"size": LARGEST, "timeout": left, "principal": claims.principal, **claims.grant})
-        return await self.registry.add(grant, issuer=claims.issuer, proof_end=ends, trusted=False)
+        try:
+            return await self.registry.add(grant, issuer=claims.issuer, proof_end=ends, trusted=False)
+        except errors.NoTicket as error:
+            # To whoever shows a token, it is the token that is no good.
+            raise errors.Unauthorized(error.text, reason=error.reason) from error
 
     def _monotonic(self, wall: float) -> float:
         return self.clock.seconds() + wall + self.tokens.skew - self.wall()
@@ -209,11 +213,12 @@ class Access:
         :raises gateway.errors.Unauthorized: it names two.
         """
         query = head.target.partition(b"?")[2].decode("ascii")
-        found = {
-            value.decode("latin-1")
-            for value in (head.get(b"session-id"), head.get(b"x-session-id"))
-            if value is not None
-        } | set(parse_qs(query, max_num_fields=16).get("session_id", ()))
+        try:
+            asked = parse_qs(query, max_num_fields=16).get("session_id", [])
+        except ValueError as error:
+            raise errors.BadRequest("The query has too many parts") from error
+        fields = [value for name, value in head.fields if name in (b"session-id", b"x-session-id")]
+        found = {*asked, *(value.decode("latin-1") for value in fields)}
         if len(found) > 1:
             raise errors.Unauthorized(reason="session")
         return found.pop() if found else None

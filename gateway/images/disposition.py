@@ -24,7 +24,7 @@ def attachment(filename: str | None) -> bytes:
     """
     if not filename:
         return b"attachment"
-    name = _UNSAFE.sub("_", filename).strip()[:_MAX].lstrip(".") or "download"
+    name = _UNSAFE.sub("_", filename)[:_MAX].strip().lstrip(". ") or "download"
     if _BARE.fullmatch(name):
         return b"attachment; filename=" + name.encode("utf-8")
     ascii_name = name.encode("ascii", "replace").decode("ascii").replace("?", "_").replace('"', "'")

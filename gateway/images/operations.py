@@ -5,7 +5,6 @@ Source: ovirt-imageio 2.5, images API (ranges, PATCH, extents, checksum); RFC 91
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,7 +20,7 @@ from gateway.core.exchange import Exchange, Field
 from gateway.core.sessions import Session
 from gateway.core.tickets import Ticket
 from gateway.images.disposition import attachment
-from gateway.images.target import FEATURES, Document, Reading, Target
+from gateway.images.target import ALGORITHMS, FEATURES, Document, Reading, Target
 from gateway.wire.byte_range import Range, parse_content_range, parse_range
 from gateway.wire.http_head import RequestHead
 from gateway.wire.strict_json import load_object
@@ -33,6 +32,8 @@ SEGMENT = 4 * 1024 * 1024
 MAX_PATCH = 64 * 1024
 #: Seconds without a byte from the image host before a download is taken up anew.
 STALL = 120.0
+#: Bytes in which the last extent of a list stands.
+_LAST_EXTENT = 512
 T = TypeVar("T")
 _NO_CACHE: Field = (b"cache-control", b"no-cache, no-store")
 _READ_ONLY = ("checksum", "extents")
@@ -94,10 +95,7 @@ def query_of(head: RequestHead) -> dict[str, str]:
 
 def closes(head: RequestHead) -> bool:
     """Whether the client asks for the connection to end after this request (``close=y``)."""
-    value = query_of(head).get("close", "n")
-    if value not in ("y", "n"):
-        raise errors.BadRequest("Unsupported value for 'close', expecting 'y' or 'n'")
-    return value == "y"
+    return query_of(head).get("close") == "y"
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -116,7 +114,7 @@ async def get(operation: Operation) -> None:
         moved += amount
         count(amount)
 
-    current = reading
+    current, broken_at = reading, -1
     while True:
         try:
             await relay.body(
@@ -131,6 +129,10 @@ async def get(operation: Operation) -> None:
         except (errors.UpstreamFailed, errors.UpstreamTimeout):
             if moved == reading.length:
                 break
+            if moved == broken_at:
+                # Taken up again it gave nothing: that will not change.
+                raise
+            broken_at = moved
             current = await operation.target.resume(reading, moved)
     exchange.finish()
 
@@ -155,7 +157,7 @@ async def _read(operation: Operation) -> Reading:
     request, target, limit = operation.exchange.head, operation.target, operation.limit
     value = request.get(b"range")
     if value is None:
-        return await _read_all(operation)
+        return await _whole(operation, await target.read(None, None))
     wanted = parse_range(value.decode("latin-1"))
     if limit is not None and wanted.suffix is None:
         wanted.resolve(limit)
@@ -164,27 +166,38 @@ async def _read(operation: Operation) -> Reading:
         start, stop = wanted.resolve(size if limit is None else min(size, limit))
         wanted = Range(start, stop - 1)
     reading = await target.read(wanted, request.get(b"if-range"))
+    if not reading.partial:
+        return await _whole(operation, reading)
     if limit is not None and reading.start + reading.length > limit:
         # The ticket there covers more than the one here.
         reading.source.stopProducing()
-        reading = await target.read(Range(reading.start, limit - 1), request.get(b"if-range"))
+        reading = await _part(target, reading.start, limit)
     return reading
 
 
-async def _read_all(operation: Operation) -> Reading:
+async def _part(target: Target, start: int, stop: int) -> Reading:
+    """Read a range without any condition, from a host that has just sent more than that."""
+    reading = await target.read(Range(start, stop - 1), None)
+    if not reading.partial:
+        reading.source.stopProducing()
+        raise errors.UpstreamFailed("The image host does not know ranges", reason="malformed")
+    return reading
+
+
+async def _whole(operation: Operation, reading: Reading) -> Reading:
+    """Hold a whole image to what the ticket covers."""
     target, limit = operation.target, operation.limit
-    reading = await target.read(None, None)
     if limit is None or reading.length == limit:
         return reading
     if reading.length > limit:
         reading.source.stopProducing()
         if limit == 0:
             return Reading(_Nothing(), 0, 0, False)
-        part = await target.read(Range(0, limit - 1), None)
+        part = await _part(target, 0, limit)
         return Reading(part.source, 0, part.length, False, part.filename, part.validators)
     try:
         size = await _described_size(target)
-    except errors.GatewayError:
+    except (errors.GatewayError, ValueError):
         size = reading.length
     if size > reading.length:
         # The ticket there covers less than the one here: a part must not pass for the whole.
@@ -196,17 +209,13 @@ async def _read_all(operation: Operation) -> Reading:
 async def _described_size(target: Target) -> int:
     """The end of the last extent: the image itself, whatever the ticket on the host covers."""
     document = await target.extents("zero")
-    pieces: list[bytes] = []
-    total = 0
+    tail = b""
 
     def collect(piece: bytes) -> None:
-        nonlocal total
-        total += len(piece)
-        del pieces[:-2]
-        pieces.append(piece)
+        nonlocal tail
+        tail = (tail + piece)[-_LAST_EXTENT:]
 
     await document.source.deliver(collect)
-    tail = b"".join(pieces)
     last = json.loads(tail[tail.rindex(b"{") : tail.rindex(b"}") + 1]) if b"{" in tail else {}
     return int(last.get("start", 0)) + int(last.get("length", 0))
 
@@ -268,7 +277,7 @@ async def checksum(operation: Operation) -> None:
 
 def algorithms(exchange: Exchange) -> None:
     """Answer GET checksum/algorithms; it needs no ticket."""
-    names = json.dumps({"algorithms": sorted(hashlib.algorithms_available)})
+    names = json.dumps({"algorithms": ALGORITHMS})
     exchange.respond(200, [(b"content-type", b"application/json")], names.encode("ascii") + b"\n")
 
 

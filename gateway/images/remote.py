@@ -182,7 +182,7 @@ class RemoteTarget:
             answer = {}
         socket = answer.get("unix_socket")
         if self._local_socket and isinstance(socket, str) and socket and peer is not None and peer == own:
-            self._direct = Upstream("http", "localhost", 0, socket)
+            await self._try_socket(socket)
         offered = answer.get("features")
         offered = offered if isinstance(offered, list) else []
         return Capabilities(
@@ -190,6 +190,16 @@ class RemoteTarget:
             _count(answer.get("max_readers")),
             _count(answer.get("max_writers")),
         )
+
+    async def _try_socket(self, path: str) -> None:
+        """Go through the socket at *path* from now on, if we may."""
+        direct = Upstream("http", "localhost", 0, path)
+        try:
+            connection = await self._upstreams.connection(direct)
+        except errors.GatewayError:
+            return
+        connection.idle(connection)
+        self._direct = direct
 
     async def size(self) -> int:
         """Length of a full GET, dropped after its head: extents may take minutes."""
@@ -249,7 +259,7 @@ class RemoteTarget:
         while True:
             try:
                 rest = await self.read(Range(first, last), None)
-                if rest.partial:
+                if rest.partial and rest.validators == reading.validators:
                     return rest
                 rest.source.stopProducing()
                 raise errors.UpstreamFailed(reason="malformed")
@@ -378,7 +388,7 @@ def _head(call: Call) -> ResponseHead:
 
 def _count(value: object) -> int:
     """A number of connections; one when the host said nothing, or nonsense."""
-    return min(value, 1024) if isinstance(value, int) and value > 0 else 1
+    return min(value, 1024) if isinstance(value, int) and value > 0 and value is not True else 1
 
 
 def _checked(value: str) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -56,6 +57,7 @@ _PATHS = re.compile(
 )
 _RAW = b"content-range"
 
+T = TypeVar("T")
 Run = Callable[[Operation], Awaitable[None]]
 
 
@@ -99,8 +101,18 @@ class Targets:
                 text = f"Transfer={grant.transfer_id} names a file that is not served here"
                 raise errors.Forbidden(text, reason="target")
             limit = None if grant.size >= LARGEST else grant.size
-            return FileTarget(real, limit, grant.sparse, self.in_thread)
+            return FileTarget(real, limit, grant.sparse, partial(self._counted, ticket))
         raise errors.NotImplementedHere(f"Images of scheme {scheme} are not served here")
+
+    def _counted(self, ticket: Ticket, function: Callable[..., Any], *args: object) -> Deferred[Any]:
+        """Run *function* in a thread; *ticket* is not gone for good before it is over."""
+
+        def over(result: T) -> T:
+            ticket.pending -= 1
+            return result
+
+        ticket.pending += 1
+        return self.in_thread(function, *args).addBoth(over)
 
 
 @define(eq=False)
@@ -243,6 +255,7 @@ class ImageService:
         )
         if session.hold is None:
             raise errors.NoTicket(reason="revoked")
+        session.hold.quiet = not touch
         ticket = session.hold.ticket
         outcome = "error"
         try:

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from gateway import errors
 from gateway.core import relay
-from gateway.images.target import FEATURES, Capabilities, Document, Reading
+from gateway.images.target import ALGORITHMS, FEATURES, Capabilities, Document, Reading
 from gateway.wire.byte_range import Range
 
 #: Bytes read or written by one call into the file system.
@@ -134,7 +134,8 @@ class FileTarget:
 
 def _told(failure: Failure) -> Failure:
     """Say what a client may know of a file that cannot be used."""
-    failure.trap(OSError)
+    if not failure.check(OSError):
+        return failure
     text = f"The image cannot be used: {getattr(failure.value, 'strerror', None) or 'I/O error'}"
     return Failure(errors.UpstreamFailed(text, reason="file"))
 
@@ -316,9 +317,12 @@ def _zero(descriptor: int, offset: int, size: int, sparse: bool) -> None:
 
 
 def _hash(algorithm: str) -> Any:
-    """Return a hash; blake2b has 32 bytes here. Source: ovirt-imageio 2.5, blkhash."""
-    if algorithm not in hashlib.algorithms_available:
-        names = ", ".join(repr(name) for name in sorted(hashlib.algorithms_available))
+    """Return a hash; blake2b has 32 bytes here. Source: ovirt-imageio 2.5, blkhash.
+
+    :raises gateway.errors.BadRequest: it is none of :data:`ALGORITHMS`.
+    """
+    if algorithm not in ALGORITHMS:
+        names = ", ".join(repr(name) for name in ALGORITHMS)
         raise errors.BadRequest(
             f"Unsupported value '{algorithm}' for 'algorithm', expecting one of [{names}]"
         )

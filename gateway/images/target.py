@@ -6,6 +6,7 @@ relays to an image daemon, :class:`~gateway.images.store.FileTarget` is the embe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +18,18 @@ from gateway.wire.byte_range import Range
 
 #: What we can do for a client; a target may do less.
 FEATURES = ("checksum", "extents", "flush", "zero")
+
+
+def _works(name: str) -> bool:
+    """Whether this machine has a hash of that name, and the hash a length of its own."""
+    try:
+        return hashlib.new(name).digest_size > 0
+    except ValueError:
+        return False
+
+
+#: Hashes for checksums.
+ALGORITHMS = tuple(name for name in sorted(hashlib.algorithms_available) if _works(name))
 
 
 class Relayed(errors.GatewayError):
