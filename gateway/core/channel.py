@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.exchange import Exchange, Field
+from gateway.core.exchange import PLAIN_TEXT, Exchange, Field
 from gateway.core.request_body import BodyCutShort, RequestBody
 from gateway.wire.http_head import HeadReader, parse_request, serialize_response
 
@@ -55,16 +55,18 @@ class HttpLimits:
 class _Gate:
     """Stands between the transport and the producer of an answer, and knows who waits."""
 
-    def __init__(self, producer: IPushProducer) -> None:
+    def __init__(self, producer: IPushProducer, streaming: bool) -> None:
         self._producer = producer
-        self.blocked = False
+        self._streaming = streaming
+        # A pull producer is asked as soon as there is room: it always waits.
+        self.blocked = not streaming
 
     def pauseProducing(self) -> None:
         self.blocked = True
         self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        self.blocked = False
+        self.blocked = not self._streaming
         self._producer.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -99,7 +101,10 @@ class HttpChannel(Protocol):
         self._gate: _Gate | None = None
         self._served = 0
         self._began = 0.0
+        self._observed = False
+        self._resume: IDelayedCall | None = None
         self._skip_limit = 0
+        self._discarded = 0
         self._written = 0
         self._deadline = 0.0
         self._timer: IDelayedCall | None = None
@@ -116,6 +121,9 @@ class HttpChannel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._disarm()
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
         self.site.disconnected(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -124,7 +132,7 @@ class HttpChannel(Protocol):
         if self._running is not None:
             self._running.cancel()
         if exchange is not None:
-            self.site.observe(exchange, self._clock.seconds() - self._began)
+            self._observe(exchange)
         for lost in self.when_lost.values():
             lost()
 
@@ -146,17 +154,33 @@ class HttpChannel(Protocol):
         else:
             self._exchange.keep_alive = False
 
-    def _close(self) -> None:
+    def _observe(self, exchange: Exchange) -> None:
+        if not self._observed:
+            self._observed = True
+            self.site.observe(exchange, self._clock.seconds() - self._began)
+
+    def _close(self, *, linger: bool = False) -> None:
+        """Close once everything is sent.
+
+        :param linger: the peer may still be sending; RFC 9112, section 9.6: a full close would reset
+            the connection and take the answer with it. TLS reads on by itself.
+        """
         self._closing = True
         self._flow()
         self._mark = None
         self._arm(self.limits.discard_time)
-        self._wire.loseConnection()
+        if linger and not self.secure and hasattr(self._wire, "loseWriteConnection"):
+            self._wire.loseWriteConnection()
+        else:
+            self._wire.loseConnection()
 
     # -- bytes in --------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
+            self._discarded += len(data)
+            if self._discarded > self.limits.discard_bytes:
+                self.abort()
             return
         if self._exchange is not None and not self._exchange.body.arrived:
             self._receive_body(self._exchange, data)
@@ -184,19 +208,20 @@ class HttpChannel(Protocol):
         self._exchange = exchange = Exchange(head, body, self, self.peer)
         self._served += 1
         self._began = self._clock.seconds()
+        self._observed = False
         self._tick_from_now()
         if rest:
             self._receive_body(exchange, rest)
-        if self._exchange is exchange and not self._closing:
+        if self._exchange is exchange and not exchange.finished and not self._closing:
             self._run(exchange)
 
     def _refuse_head(self, error: errors.GatewayError) -> None:
         """Answer a head that cannot be trusted, and close: nothing after it can be either."""
         self.site.refused(self.peer, error)
         body = error.text.encode("ascii", "replace") + b"\n"
-        self._write_head(error.status, [(b"content-type", b"text/plain; charset=UTF-8")], len(body), False)
+        self._write_head(error.status, [*PLAIN_TEXT, *error.headers], len(body), False)
         self.write_body(body)
-        self._close()
+        self._close(linger=True)
 
     def _receive_body(self, exchange: Exchange, data: bytes) -> None:
         try:
@@ -213,6 +238,9 @@ class HttpChannel(Protocol):
         if exchange.body.arrived:
             self._pipelined += exchange.body.rest
             exchange.body.rest = b""
+            if self._exchange is None:
+                # The last byte of the body was answered at once.
+                self._go_on()
         if exchange.finished and self._exchange is exchange:
             self._skip(exchange)
         else:
@@ -220,7 +248,12 @@ class HttpChannel(Protocol):
 
     def _continue(self) -> None:
         exchange = self._exchange
-        if exchange is not None and exchange.head.expects_continue and not exchange.started:
+        if exchange is None:
+            return
+        # From now on the body has to arrive.
+        self._mark = (exchange.body.received, self._written, -1)
+        self._arm(self._period)
+        if exchange.head.expects_continue and not exchange.started:
             self.write_body(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _flow(self) -> None:
@@ -239,19 +272,22 @@ class HttpChannel(Protocol):
             self._wire.resumeProducing()
         elif not wanted and not self._paused:
             self._paused = True
+            if self._mark is not None:
+                # While nobody wants the body it need not arrive.
+                self._mark = (-1, *self._mark[1:])
             self._wire.pauseProducing()
 
     # -- one request -----------------------------------------------------------------------
 
     def _run(self, exchange: Exchange) -> None:
-        try:
-            application = self.site.application(exchange)
-        except errors.GatewayError as error:
-            exchange.refuse(error)
-            return
-        self._running = running = Deferred.fromCoroutine(application)
+        self._running = running = Deferred.fromCoroutine(self._answer(exchange))
         running.addErrback(self._failed, exchange).addBoth(self._ran, running)
         self._flow()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        await self.site.application(exchange)
+        if not exchange.finished:
+            raise RuntimeError("the application ended before its answer")
 
     def _ran(self, _: object, running: Deferred[None]) -> None:
         if self._running is running:
@@ -259,19 +295,20 @@ class HttpChannel(Protocol):
 
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
         """Answer with the failure of an application; what is not meant as an answer is a bug."""
-        if failure.check(CancelledError):
-            return
         error = failure.value
+        if exchange.finished and isinstance(error, CancelledError | errors.GatewayError):
+            # Nobody is left to be told.
+            return
         if not isinstance(error, errors.GatewayError):
             error = self.site.incident(failure)
         self.site.refused(self.peer, error)
         exchange.refuse(error)
 
     def _cancel_and_refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
-        exchange.body.fail(error)
-        if self._running is not None:
-            self._running.cancel()
+        running, self._running = self._running, None
         exchange.refuse(error)
+        if running is not None:
+            running.cancel()
 
     # -- bytes out -------------------------------------------------------------------------
 
@@ -285,7 +322,8 @@ class HttpChannel(Protocol):
             (b"server", b"gateway"),
             (b"date", formatdate(usegmt=True).encode("ascii")),
         ]
-        if length is not None:
+        # RFC 9110, section 8.6: never with 204.
+        if length is not None and status != 204:
             common.append((b"content-length", b"%d" % length))
         if not keep_alive:
             common.append((b"connection", b"close"))
@@ -300,11 +338,9 @@ class HttpChannel(Protocol):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self._lost:
             producer.stopProducing()
-        elif streaming:
-            self._gate = _Gate(producer)
-            self._wire.registerProducer(self._gate, True)
         else:
-            self._wire.registerProducer(producer, False)
+            self._gate = _Gate(producer, streaming)
+            self._wire.registerProducer(self._gate, streaming)
 
     def unregisterProducer(self) -> None:
         self._gate = None
@@ -321,7 +357,7 @@ class HttpChannel(Protocol):
         """The answer is complete: read away what is left of the request, then go on."""
         if exchange is not self._exchange:
             return
-        self.site.observe(exchange, self._clock.seconds() - self._began)
+        self._observe(exchange)
         if exchange.body.arrived:
             self._next(exchange)
             return
@@ -349,15 +385,19 @@ class HttpChannel(Protocol):
     def _next(self, exchange: Exchange) -> None:
         self._exchange = None
         if not exchange.keep_alive or self._closing:
-            self._close()
+            self._close(linger=bool(self._pipelined))
             return
         self._arm(self.idle_timeout)
         self._flow()
-        if self._pipelined:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._pipelined and self._resume is None and not self._closing:
             # Not from here: a thousand pipelined requests must not become a thousand frames.
-            self._clock.callLater(0, self._resume_pipeline)
+            self._resume = self._clock.callLater(0, self._resume_pipeline)
 
     def _resume_pipeline(self) -> None:
+        self._resume = None
         if self._exchange is None and not self._lost and not self._closing:
             data, self._pipelined = self._pipelined, b""
             self.dataReceived(data)
@@ -385,7 +425,7 @@ class HttpChannel(Protocol):
     @property
     def _least_progress(self) -> float:
         """Bytes that a body must have brought when it is looked at."""
-        return self.limits.body_rate * self.limits.body_idle_timeout
+        return self.limits.body_rate * min(self._period, self.limits.body_idle_timeout)
 
     @property
     def _period(self) -> float:
@@ -415,8 +455,8 @@ class HttpChannel(Protocol):
         before = self._mark[0] if self._mark is not None else -1
         if received >= 0 and before >= 0 and received - before < self._least_progress:
             exchange.keep_alive = False
-            body.fail(errors.RequestTimeout("The request body stopped arriving"))
             self._arm(self._period)
+            body.fail(errors.RequestTimeout("The request body stopped arriving"))
         else:
             self._check_writing(received)
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 Field = tuple[bytes, bytes]
 
+#: What a refusal is, whatever a browser may think of its text.
+PLAIN_TEXT: list[Field] = [
+    (b"content-type", b"text/plain; charset=UTF-8"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
 
 @implementer(IConsumer)
 class Exchange:
@@ -96,7 +102,7 @@ class Exchange:
             self.abort()
             return
         body = error.text.encode("utf-8") + b"\n"
-        fields = [(b"content-type", b"text/plain; charset=UTF-8"), *error.headers]
+        fields = [*PLAIN_TEXT, *error.headers]
         self.respond(error.status, fields, body)
 
     def start(self, status: int, fields: Iterable[Field], length: int | None) -> None:
@@ -104,6 +110,8 @@ class Exchange:
 
         :param length: bytes of its body; None when *fields* say how it is framed.
         """
+        if self.started:
+            raise RuntimeError("this exchange was answered before")
         self.status = status
         self._length = 0 if self.head.method == b"HEAD" else length
         if not self.body.arrived and not self._channel.can_skip(self):

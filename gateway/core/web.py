@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.error import UnsupportedMethod
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
@@ -66,7 +67,7 @@ class GatewaySite(Site):
         admit: Callable[[Exchange], object] = lambda exchange: None,
         proven: Callable[[HttpChannel], object] = lambda channel: None,
     ) -> None:
-        super().__init__(root if root is not None else Tree())
+        super().__init__(root if root is not None else Tree(), reactor=clock)
         self.clock = clock
         self.limits = limits or HttpLimits()
         self.observe = observe
@@ -128,7 +129,7 @@ class GatewaySite(Site):
         head = exchange.head
         if self.draining:
             raise errors.Unavailable(reason="draining")
-        if head.get(b"content-encoding") not in (None, b"identity"):
+        if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in head.fields):
             raise errors.UnsupportedMediaType
         if not self._hosts(head.get(b"host") or b""):
             raise errors.Misdirected
@@ -171,7 +172,8 @@ class _PageChannel:
         known = {name for name, _ in fields}
         fields += [item for item in PAGE_FIELDS if item[0] not in known]
         length = headers.getRawHeaders(b"content-length")
-        if length is None and b"transfer-encoding" not in known:
+        bodiless = self._exchange.head.method == b"HEAD" or int(code) in (204, 304)
+        if length is None and b"transfer-encoding" not in known and not bodiless:
             self._exchange.keep_alive = False
         self._exchange.start(int(code), fields, int(length[-1]) if length else None)
 
@@ -196,13 +198,43 @@ class _PageChannel:
             self._done.callback(None)
 
 
+class _PageRequest(Request):
+    """A request whose failures look like everybody's, where Twisted has pages of its own."""
+
+    def render(self, resrc: Any) -> None:
+        try:
+            body = resrc.render(self)
+        except UnsupportedMethod as error:
+            known: list[bytes] = sorted(error.allowedMethods)
+            body = _write_problem(self, errors.MethodNotAllowed([it.decode("ascii") for it in known]))
+        if body is NOT_DONE_YET:
+            return
+        if not isinstance(body, bytes):
+            raise TypeError("a page is bytes")
+        if self.method != b"HEAD" or body:
+            self.setHeader(b"content-length", b"%d" % len(body))
+        self.write(b"" if self.method == b"HEAD" else body)
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        site: Any = self.site
+        error = site.incident(reason)
+        if self.startedWriting:
+            self.channel.loseConnection()
+        else:
+            self.responseHeaders = Headers()
+            self.render(Refusal(error))
+        return reason
+
+
 async def _page(site: GatewaySite, exchange: Exchange) -> None:
     """Let an ordinary resource answer."""
     head = exchange.head
     body = await exchange.body.read(site.limits.max_body_control)
     done: Deferred[None] = Deferred()
     channel = _PageChannel(site, exchange, exchange.transport, done)
-    request = Request(channel, queued=False)
+    # A form that is broken would make Twisted hang up; nobody here wants forms.
+    request = _PageRequest(channel, queued=False, parsePOSTFormSubmission=False)
     for name, value in head.fields:
         request.requestHeaders.addRawHeader(name, value)
     request.gotLength(len(body))
@@ -285,10 +317,12 @@ class Leaf(Resource):
             return self.refuse(request, errors.MethodNotAllowed(sorted(allowed)))
         running: Deferred[Answer] = Deferred.fromCoroutine(handle(request))
         request.notifyFinish().addErrback(lambda _: running.cancel())
-        running.addCallbacks(self._answer, self._fail, callbackArgs=(request,), errbackArgs=(request,))
+        running.addCallback(self._answer, request).addErrback(self._fail, request)
         return NOT_DONE_YET
 
     def _answer(self, answer: Answer, request: Any) -> None:
+        if request.channel is None:
+            return
         request.setResponseCode(answer.status)
         if answer.body:
             request.setHeader(b"content-type", answer.content_type)
@@ -299,11 +333,14 @@ class Leaf(Resource):
         request.finish()
 
     def _fail(self, failure: Failure, request: Any) -> None:
-        if failure.check(CancelledError) or request.channel is None:
+        if request.channel is None:
             return
         error = failure.value
         if not isinstance(error, errors.GatewayError):
             error = request.site.incident(failure)
+        if request.startedWriting:
+            request.channel.loseConnection()
+            return
         request.write(self.refuse(request, error))
         request.finish()
 
