@@ -11,7 +11,8 @@ from uuid import uuid4
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.functional.peers import Gateway, Sections, short_directory
+from tests.functional.peers import Gateway, Sections
+from tests.functional.processes import short_directory
 
 #: What ``testSuite`` of a module is set to, so that trial finds an empty suite there: these tests block,
 #: need real peers and minutes, and the gateway is another process, so that they run under pytest alone.

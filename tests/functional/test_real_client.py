@@ -14,7 +14,8 @@ from uuid import uuid4
 
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, imageio_client, qemu_img
-from tests.functional.peers import HOST, MIB, Daemon, Nbd, Sections, free_port, short_directory
+from tests.functional.peers import Daemon, Nbd, Sections
+from tests.functional.processes import HOST, MIB, free_port, short_directory
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 

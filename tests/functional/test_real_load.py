@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
-from tests.functional.peers import HOST, MIB, Script, Sections
+from tests.functional.peers import Script, Sections
+from tests.functional.processes import HOST, MIB
 from tests.functional.zero_host import SIZE as ZEROES
 from tests.functional.zero_host import SLOW
 

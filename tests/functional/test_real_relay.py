@@ -16,15 +16,8 @@ from uuid import uuid4
 import pytest
 
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
-from tests.functional.peers import (
-    DEADLINE,
-    HOST,
-    MIB,
-    Daemon,
-    Sections,
-    free_port,
-    wait_for,
-)
+from tests.functional.peers import Daemon, Sections
+from tests.functional.processes import DEADLINE, HOST, MIB, free_port, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 

@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import need, need_imageio, run
-from tests.functional.peers import MIB, Gateway, short_directory
+from tests.functional.peers import Gateway
+from tests.functional.processes import MIB, short_directory
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
