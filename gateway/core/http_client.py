@@ -25,6 +25,7 @@ from gateway.wire.http_head import HeadReader, ResponseHead, parse_response, ser
 
 _MAX_HEAD = 32 * 1024
 _MAX_INFORMATIONAL = 8
+_BODILESS = (b"GET", b"HEAD", b"OPTIONS", b"DELETE")
 
 
 class StaleConnection(errors.UpstreamFailed):
@@ -58,6 +59,10 @@ class Call:
     # -- request body ----------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
+        """Send bytes of the request body.
+
+        :raises gateway.errors.GatewayError: there are more than was announced.
+        """
         self._unsent -= len(data)
         if self._unsent < 0:
             self.abort()
@@ -151,7 +156,13 @@ class Call:
             else:
                 pieces.append(piece)
 
-        await self.deliver(collect)
+        try:
+            await self.deliver(collect)
+        except errors.UpstreamFailed:
+            if total <= limit:
+                raise
+        if total > limit:
+            raise errors.UpstreamFailed(reason="too_long")
         return b"".join(pieces)
 
     def pauseProducing(self) -> None:
@@ -168,7 +179,9 @@ class Call:
 
     def lost(self, error: errors.GatewayError) -> None:
         """The connection is gone; called by the connection."""
-        if self._left is None and self.answer is not None and isinstance(error, _CleanEnd):
+        # A chunked body has its own end; one that goes without is cut short.
+        ends_so = self.answer is not None and self._left is None and self._chunks is None
+        if ends_so and isinstance(error, _CleanEnd):
             self.complete = True
         self._failure = error
         if not self.head.called:
@@ -181,13 +194,13 @@ class Call:
         return self._connection.addresses
 
     def abort(self) -> None:
-        """Give up; the connection is not used again."""
+        """Give up; the connection is not used again, unless this call had given it back already."""
         self._queue.clear()
-        self._connection.abort()
+        self._connection.drop(self)
         if not self.head.called:
             self.head.cancel()
-            # Whoever waits was told; nobody else has to hear of it.
-            self.head.addErrback(lambda _: None)
+        # Whoever waits was told; nobody else has to hear of it.
+        self.head.addErrback(lambda _: None)
 
     def release(self) -> None:
         """Done with this call: the connection goes back to the pool if it can be used again."""
@@ -217,6 +230,7 @@ class HttpConnection(Protocol):
     """A connection to an upstream.
 
     :ivar idle: called with the connection when it can be used again.
+    :ivar gone: called with the connection when it can not be used any more.
     :ivar uses: calls made on it so far.
     """
 
@@ -225,15 +239,16 @@ class HttpConnection(Protocol):
         self.gone: Callable[[HttpConnection], None] = lambda connection: None
         self.uses = 0
         self._call: Call | None = None
-        self._reader = HeadReader(_MAX_HEAD, _MAX_HEAD)
+        self._reader = HeadReader(_MAX_HEAD, _MAX_HEAD, blank=False)
         self._informational = 0
         self._paused = False
         self._lost = False
+        self._aborted = False
         self._wire: Any = None
 
     @property
     def alive(self) -> bool:
-        return not self._lost
+        return not self._lost and not self._aborted
 
     @property
     def addresses(self) -> tuple[str | None, str | None]:
@@ -244,7 +259,18 @@ class HttpConnection(Protocol):
         self._wire = self.transport
 
     def call(self, method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]], length: int) -> Call:
-        """Send a request head; a body of *length* bytes is written to the result."""
+        """Send a request head; a body of *length* bytes is written to the result.
+
+        :raises ValueError: *fields* frame another body, or *method* has none: some daemons take such
+            a body for the next request.
+        """
+        fields = list(fields)
+        framing = [it for it in fields if it[0].lower() in (b"content-length", b"transfer-encoding")]
+        told = [(b"content-length", b"%d" % length)]
+        if framing != told and (framing or length):
+            raise ValueError("the fields of this request frame another body")
+        if length and method in _BODILESS:
+            raise ValueError("this method has no body")
         self._call = call = Call(self, method, length)
         self.uses += 1
         self._informational = 0
@@ -294,7 +320,7 @@ class HttpConnection(Protocol):
         call, self._call = self._call, None
         if call is None:
             return
-        if self.uses > 1 and call.answer is None and not self._reader:
+        if self.uses > 1 and call.answer is None and not self._reader and not self._informational:
             call.lost(StaleConnection())
         elif reason.check(ConnectionDone):
             call.lost(_CleanEnd(reason="closed"))
@@ -307,7 +333,7 @@ class HttpConnection(Protocol):
             return
         self._call = None
         answer = call.answer
-        if answer is not None and answer.keep_alive and call.complete and call.sent and not self._lost:
+        if answer is not None and answer.keep_alive and call.complete and call.sent and self.alive:
             self.flow()
             self.idle(self)
         else:
@@ -340,9 +366,17 @@ class HttpConnection(Protocol):
         if not self._lost:
             self._wire.unregisterProducer()
 
+    def drop(self, call: Call) -> None:
+        """Cut the connection for *call*, unless it is used for another one by now."""
+        if self._call is call:
+            self.abort()
+
     def abort(self) -> None:
         """Cut the connection."""
-        if not self._lost:
+        if not self._lost and not self._aborted:
+            self._aborted = True
+            # Not only when the transport says so: nobody may be given it until then.
+            self.gone(self)
             self._wire.abortConnection()
 
 
@@ -382,7 +416,7 @@ class UpstreamPool:
         if len(waiting) >= self._keep:
             self._drop(key, waiting[0])
             waiting = self._idle.setdefault(key, [])
-        idle = _Idle(connection, self._clock.callLater(self._idle_time, connection.abort))
+        idle = _Idle(connection, self._clock.callLater(self._idle_time, lambda: self._drop(key, idle)))
         connection.gone = lambda connection: self._drop(key, idle)
         waiting.append(idle)
 
