@@ -315,6 +315,9 @@ class HttpChannel(Protocol):
     def write_head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> None:
         """Send the head of an answer, with what every answer has."""
         exchange.keep_alive = exchange.keep_alive and not self.site.draining
+        if status == 204 and exchange.head.method != b"DELETE":
+            # RFC 9110, section 8.6: never with 204. But vdsm fails without it when it removes a ticket.
+            length = None
         self._write_head(status, fields, length, exchange.keep_alive)
 
     def _write_head(self, status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> None:
@@ -322,8 +325,7 @@ class HttpChannel(Protocol):
             (b"server", b"gateway"),
             (b"date", formatdate(usegmt=True).encode("ascii")),
         ]
-        # RFC 9110, section 8.6: never with 204.
-        if length is not None and status != 204:
+        if length is not None:
             common.append((b"content-length", b"%d" % length))
         if not keep_alive:
             common.append((b"connection", b"close"))

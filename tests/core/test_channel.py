@@ -288,6 +288,11 @@ class OneAtATimeTests(ChannelCase):
         self.assertNotIn(b"content-length", wire.sent)
         self.assertFalse(wire.closed)
 
+    def test_no_content_after_delete(self) -> None:
+        """The one exception: vdsm wants the length of nothing when it removes a ticket."""
+        self.application = self.no_content
+        self.assertIn(b"content-length: 0\r\n", self.ask(request(b"DELETE /x")).sent)
+
     async def no_content(self, exchange: Exchange) -> None:
         exchange.respond(204)
 
