@@ -587,13 +587,10 @@ class DescriptionTests(StageTestCase):
         self.assertEqual(self.host.seen, [])
 
     def test_algorithms(self) -> None:
-        """The names of all algorithms need no ticket; each of them works."""
+        """The names of all algorithms need no ticket; they are those that the daemon names."""
         reply = self.ask("GET", "/images/anything/checksum/algorithms")
         names = reply.json()["algorithms"]
-        self.assertEqual(names, sorted(names))
-        self.assertLessEqual({"blake2b", "sha1", "sha256"}, set(names))
-        for name in names:
-            hashlib.new(name).hexdigest()
+        self.assertEqual(names, sorted(hashlib.algorithms_available))
 
     def test_get_only(self) -> None:
         """Nothing of this can be written."""
