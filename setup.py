@@ -26,7 +26,6 @@ setup(
         "service-identity>=24.2.0",
         "autobahn>=26.10.1",
         "treq>=24.9.1",
-        "h11>=0.16.0",
         "PyJWT[crypto]>=2.15.0",
         "cryptography>=45",
         "pydantic>=2.10",
@@ -39,6 +38,8 @@ setup(
             "pytest-twisted>=1.14",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
+            # An independent reader of HTTP, to compare with.
+            "h11>=0.16.0",
             "coverage>=7.6",
             "ruff>=0.8",
             "mypy>=1.13",

@@ -18,7 +18,7 @@ def _settle(d: Deferred[Any]) -> Any:
     from twisted.internet import reactor
 
     # One turn later: trial's clean-up iterates the reactor again.
-    return pytest_twisted.blockon(d.addBoth(lambda r: deferLater(reactor, 0, lambda: r)))  # type: ignore[arg-type]
+    return pytest_twisted.blockon(d.addBoth(lambda r: deferLater(reactor, 0, lambda: r)))
 
 
 support.settle = _settle

@@ -18,4 +18,4 @@ class ReactorTestCase(TestCase):
     timeout = 20.0
 
     def _wait(self, d: Deferred[Any], *rest: Any) -> Any:
-        return settle(d) if settle is not None else super()._wait(d, *rest)  # type: ignore[misc]
+        return settle(d) if settle is not None else super()._wait(d, *rest)
