@@ -87,14 +87,13 @@ class RequestBody:
         :raises BodyCutShort: (by the result) the peer left before the last byte.
         """
         self._sink = sink
-        if not self.arrived:
-            self._begin()
         finished: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self._finished = finished
         if self._failure is not None:
-            self._finished = None
             finished.errback(self._failure)
             return finished
+        self._finished = finished
+        if not self.arrived:
+            self._begin()
         self.resumeProducing()
         return finished
 
