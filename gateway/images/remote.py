@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
@@ -53,17 +54,40 @@ def upstream_of(url: str) -> tuple[Upstream, str]:
     return Upstream(parts.scheme, parts.hostname or "", port), parts.path
 
 
+@implementer(IPushProducer)
+class _Noting:
+    """Passes on to a producer what the host's connection tells it, and knows whether it is held up."""
+
+    def __init__(self, producer: Any) -> None:
+        self.held = False
+        self.stopProducing = producer.stopProducing
+        self._producer = producer
+
+    def pauseProducing(self) -> None:
+        self.held = True
+        self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.held = False
+        self._producer.resumeProducing()
+
+
 @implementer(IConsumer)
 class _Uplink:
-    """The sink of an upload: the current call, and a copy of what may have to be sent again."""
+    """The sink of an upload: the current call, and a copy of what may have to be sent again.
+
+    :ivar moved: bytes that went by.
+    """
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.moved = 0
         self._copy: list[bytes] | None = []
         self._size = 0
-        self._producer: IPushProducer | None = None
+        self._producer: _Noting | None = None
 
     def write(self, data: bytes) -> None:
+        self.moved += len(data)
         if self._copy is not None:
             self._size += len(data)
             self._copy.append(data)
@@ -72,12 +96,17 @@ class _Uplink:
         self.call.write(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = producer
-        self.call.registerProducer(producer, streaming)
+        self._producer = _Noting(producer)
+        self.call.registerProducer(self._producer, streaming)
 
     def unregisterProducer(self) -> None:
         self._producer = None
         self.call.unregisterProducer()
+
+    @property
+    def held(self) -> bool:
+        """Whether the host takes nothing just now."""
+        return self._producer is not None and self._producer.held
 
     @property
     def in_hand(self) -> bool:
@@ -272,13 +301,28 @@ class RemoteTarget:
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
         uplink = _Uplink(await self._put(offset, length, flush))
         pumping = Deferred.fromCoroutine(relay.body(body, uplink, self._upstreams.clock))
+        mark, stalled = -1, False
+
+        def look() -> None:
+            nonlocal mark, stalled
+            if uplink.held and uplink.moved == mark:
+                stalled = True
+                pumping.cancel()
+            mark = uplink.moved
+
+        watch = LoopingCall(look)
+        watch.clock = self._upstreams.clock
+        watch.start(self._upstreams.timeout)
         try:
             await self._answered(uplink, pumping, lambda: self._put(offset, length, flush, fresh=True))
             await self._done(uplink.call, 200, 204)
-        except BaseException:
+        except BaseException as error:
             uplink.call.abort()
+            if isinstance(error, CancelledError) and stalled:
+                raise errors.UpstreamTimeout(reason="stalled") from None
             raise
         finally:
+            watch.stop()
             pumping.cancel()
             pumping.addErrback(lambda _: None)
 
@@ -367,12 +411,17 @@ class _Body:
 
 
 def _first_of(*several: Deferred[Any]) -> Deferred[None]:
-    """Fire as soon as one of *several* has a result, which stays where it is."""
+    """Fire as soon as one of *several* has a result, which stays where it is; a failure is handed on."""
     first: Deferred[None] = Deferred()
 
     def note(result: object) -> object:
-        if not first.called:
-            first.callback(None)
+        if first.called:
+            return result
+        if isinstance(result, Failure):
+            # Whoever waits must not ask the Deferred that is just calling back.
+            first.errback(result)
+            return None
+        first.callback(None)
         return result
 
     for each in several:
