@@ -14,7 +14,7 @@ BAD = {
     "infinity": "[Infinity]",
     "minus infinity": "-Infinity",
     "beyond a double": "1e999",
-    "beyond 64 bits": "1" * 20,
+    "beyond 64 bits": "1" * 21,
     "beyond Python": "1" * 5000,
     "long real": "0." + "1" * 100,
     "long exponent": "1e" + "0" * 100,
