@@ -122,7 +122,11 @@ class Upstreams:
         body: bytes,
         timeout: float | None,
     ) -> Call:
-        call = connection.call(method, target, fields, len(body))
+        try:
+            call = connection.call(method, target, fields, len(body))
+        except ValueError:
+            connection.abort()
+            raise
         if body:
             call.write(body)
         await self.head(call, timeout)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -18,6 +21,7 @@ from gateway import errors
 from gateway.core.channel import HttpLimits
 from gateway.core.exchange import Exchange
 from gateway.core.web import GatewaySite
+from tests.support import ReactorTestCase
 
 
 @implementer(ITransport, IConsumer)
@@ -759,6 +763,85 @@ class TimeTests(ChannelCase):
         wire = self.ask(request())
         self.clock.pump([60] * 60)
         self.assertFalse(wire.aborted or wire.closed)
+
+
+class SocketTests(ReactorTestCase):
+    """What only a kernel shows."""
+
+    def serve(self, application: Any, **limits: Any) -> Any:
+        from twisted.internet import reactor
+
+        self.reactor = cast(Any, reactor)
+        self.site = site = GatewaySite(self.reactor, limits=HttpLimits(**limits))
+        site.routes.append(lambda exchange: application)
+        port = self.reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return port.getHost().port
+
+    def talk(self, port: int, data: bytes, wait: float = 0.0) -> Deferred[bytes]:
+        """Send all of *data*, whatever comes back, and only then, after *wait* seconds, read to the end."""
+
+        def run() -> bytes:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+                peer.sendall(data)
+                time.sleep(wait)
+                received = b""
+                while piece := peer.recv(1 << 16):
+                    received += piece
+                return received
+
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), run).addCallback(self.settled)
+
+    async def _settled(self) -> None:
+        while self.site._channels:
+            await deferLater(self.reactor, 0.01, lambda: None)
+
+    def settled(self, result: bytes) -> Deferred[bytes]:
+        """Pass *result* on once every connection is gone."""
+        return Deferred.fromCoroutine(self._settled()).addCallback(lambda _: result)
+
+    def test_refusal_arrives(self) -> Deferred[None]:
+        """The refusal of a bad head arrives, although more than the head is on its way."""
+
+        async def never(exchange: Exchange) -> None:
+            raise AssertionError
+
+        port = self.serve(never)
+        talk = self.talk(port, b"GET /" + bytes(4 << 20))
+        return talk.addCallback(lambda data: self.assertEqual(statuses(data), [414]))
+
+    def test_early_refusal_arrives(self) -> Deferred[None]:
+        """So does the refusal of an upload that goes on."""
+
+        async def forbid(exchange: Exchange) -> None:
+            raise errors.Forbidden
+
+        port = self.serve(forbid)
+        length = b"content-length: %d\r\n" % (8 << 20)
+        talk = self.talk(port, request(b"PUT /x", length, bytes(8 << 20)))
+        return talk.addCallback(lambda data: self.assertEqual(statuses(data), [403]))
+
+    def test_reader_stalls(self) -> Deferred[None]:
+        """A client that takes nothing is cut off, and what sends to it is stopped."""
+        producer = Producer()
+        over: Deferred[None] = Deferred()
+
+        async def stream(exchange: Exchange) -> None:
+            exchange.start(200, [], 1 << 30)
+            exchange.registerProducer(producer, True)
+            exchange.write(bytes(16 << 20))
+            try:
+                await Deferred()
+            except CancelledError:
+                over.callback(None)
+                raise
+
+        port = self.serve(stream, write_idle_timeout=0.2)
+        peer = socket.create_connection(("127.0.0.1", port))
+        peer.sendall(request())
+        self.addCleanup(peer.close)
+        over.addCallback(lambda _: self.assertEqual(producer.told, ["pause", "stop"]))
+        return over.addCallback(lambda _: Deferred.fromCoroutine(self._settled()))
 
 
 class ShortPeriodTests(ChannelCase):
