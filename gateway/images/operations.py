@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
@@ -35,6 +36,8 @@ MAX_PATCH = 64 * 1024
 STALL = 120.0
 #: Bytes in which the last extent of a list stands.
 _LAST_EXTENT = 512
+#: Seconds a host may take to tell the size of an image before its first byte goes to the client.
+_DESCRIBE_TIME = 5.0
 T = TypeVar("T")
 _NO_CACHE: Field = (b"cache-control", b"no-cache, no-store")
 _READ_ONLY = ("checksum", "extents")
@@ -196,9 +199,10 @@ async def _whole(operation: Operation, reading: Reading) -> Reading:
             return Reading(_Nothing(), 0, 0, False)
         part = await _part(target, 0, limit)
         return Reading(part.source, 0, part.length, False, part.filename, part.validators)
+    asking = Deferred.fromCoroutine(_described_size(target))
     try:
-        size = await _described_size(target)
-    except (errors.GatewayError, ValueError):
+        size = await asking.addTimeout(_DESCRIBE_TIME, operation.clock)
+    except (errors.GatewayError, ValueError, Late):
         size = reading.length
     if size > reading.length:
         # The ticket there covers less than the one here: a part must not pass for the whole.
