@@ -568,6 +568,20 @@ class ExpectTests(ChannelCase):
         wire = self.ask(request(b"PUT /x", b"content-length: 5\r\n"))
         self.assertEqual(wire.sent, b"")
 
+    def test_no_continue_after(self) -> None:
+        """Once the answer has begun there is no ``100 Continue`` any more."""
+        self.application = self.answer_first
+        wire = self.put(5)
+        self.assertEqual(statuses(wire.sent), [200])
+        wire.receive(b"hello")
+        self.assertTrue(wire.sent.endswith(b"\r\n\r\nok"))
+
+    async def answer_first(self, exchange: Exchange) -> None:
+        exchange.start(200, [], 2)
+        await exchange.body.deliver(lambda piece: None)
+        exchange.write(b"ok")
+        exchange.finish()
+
     def test_nothing_read_before(self) -> None:
         """Until the application wants the body it stays in the network."""
         self.application = self.never
@@ -697,6 +711,22 @@ class TimeTests(ChannelCase):
         self.assertIn(b"connection: close\r\n", wire.sent)
         self.clock.advance(5.1)
         self.assertTrue(wire.closed)
+
+    def test_body_stalls_answered(self) -> None:
+        """An application that answers all the same is still held to its deadlines."""
+        self.application = self.stream_anyway
+        wire = self.ask(request(b"PUT /x", b"content-length: 1000000\r\n"))
+        self.clock.advance(60.1)
+        self.assertEqual(statuses(wire.sent), [200])
+        wire.producer.pauseProducing()
+        self.clock.pump([30] * 5)
+        self.assertTrue(wire.aborted)
+
+    async def stream_anyway(self, exchange: Exchange) -> None:
+        try:
+            await exchange.body.deliver(lambda piece: None)
+        except errors.RequestTimeout:
+            await self.stream(exchange)
 
     def test_body_trickles(self) -> None:
         """A body must come with 256 bytes a second, measured over a minute."""
@@ -847,7 +877,13 @@ class SocketTests(ReactorTestCase):
 class ShortPeriodTests(ChannelCase):
     """The least rate of a body is one of bytes per second, whatever the period."""
 
-    limits = HttpLimits(write_idle_timeout=10)
+    limits = HttpLimits(write_idle_timeout=10, keepalive_timeout=5)
+
+    def test_idle(self) -> None:
+        """The time between requests is its own."""
+        wire = self.ask(request())
+        self.clock.advance(5)
+        self.assertTrue(wire.closed)
 
     def test_rate(self) -> None:
         """A body above it passes also where a shorter time makes us look more often."""

@@ -136,6 +136,18 @@ class UpstreamsTests(SynchronousTestCase):
         self.dial.wires[1].receive(OK)
         self.assertEqual(self.finish(asked), b"ok")
 
+    def test_stale_all(self) -> None:
+        """The second attempt is made on a new connection: where one was stale, others are."""
+        first, second = self.ask(), self.ask()
+        for wire, asked in zip(self.dial.wires, (first, second), strict=True):
+            wire.receive(OK)
+            self.finish(asked)
+        asked = self.ask()
+        self.dial.wires[1].end()
+        self.assertEqual(len(self.dial.wires), 3)
+        self.dial.wires[2].receive(OK)
+        self.assertEqual(self.finish(asked), b"ok")
+
     def test_stale_once(self) -> None:
         """There is no third attempt."""
         asked = self.ask()
