@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gateway.core.tickets import fingerprint
 from gateway.images.service import PATIENCE
 from tests.images.host import HostConnection, Seen, dies_after, silent
@@ -197,7 +199,7 @@ class RecordTests(LifeTestCase):
         self.image("GET", more="/checksum")
         self.assertEqual(self.info()["transferred"], LARGE)
 
-    def add_info(self, **members: object) -> dict[str, object]:
+    def add_info(self, **members: Any) -> dict[str, object]:
         self.add(size=LARGE, **members)
         return self.info()
 
