@@ -285,7 +285,13 @@ class HttpChannel(Protocol):
         self._flow()
 
     async def _answer(self, exchange: Exchange) -> None:
-        await self.site.application(exchange)
+        try:
+            application = self.site.application(exchange)
+        except errors.GatewayError as error:
+            # What is refused at the door is counted there.
+            exchange.refuse(error)
+            return
+        await application
         if not exchange.finished:
             raise RuntimeError("the application ended before its answer")
 

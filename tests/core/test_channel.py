@@ -503,6 +503,24 @@ class RefusedTests(ChannelCase):
             self.assertNotIn(b"location", wire.sent.lower())
         self.assertEqual(self.seen, [])
 
+    def test_counted_once(self) -> None:
+        """What is refused at the door is counted by whoever refused it, and not a second time."""
+
+        def admit(exchange: Exchange) -> None:
+            raise errors.TooManyRequests(retry_after=60)
+
+        self.site.admit = admit
+        wire = self.ask(request())
+        self.assertEqual(statuses(wire.sent), [429])
+        self.assertIn(b"retry-after: 60\r\n", wire.sent)
+        self.assertEqual((self.seen, self.refused), ([], []))
+
+    def test_bug_at_the_door(self) -> None:
+        """A bug before any application is a 500 like any other."""
+        self.site.admit = self.bug
+        self.assertEqual(statuses(self.ask(request()).sent), [500])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_override_ignored(self) -> None:
         """The method and the peer are those of the connection, whatever the fields claim."""
         forged = (
