@@ -16,10 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IConsumer, IPushProducer
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from gateway import errors
 from gateway.core import relay
@@ -27,12 +25,11 @@ from gateway.core.http_client import Call, StaleConnection
 from gateway.core.upstreams import Upstream, Upstreams
 from gateway.images.disposition import parse_disposition
 from gateway.images.target import FEATURES, Capabilities, Document, Reading, Relayed
+from gateway.images.uplink import Uplink
 from gateway.wire.byte_range import Range, parse_content_range_answer, parse_unsatisfied_range
 from gateway.wire.http_head import ResponseHead
 from gateway.wire.strict_json import load_object
 
-#: Bytes of an upload kept until the host answers, so that a stale connection costs nothing.
-_IN_HAND = 256 * 1024
 #: Bytes of an error text or an OPTIONS answer.
 _MAX_TEXT = 64 * 1024
 #: Seconds in which a broken download is taken up again, and the longest wait in between.
@@ -52,76 +49,6 @@ def upstream_of(url: str) -> tuple[Upstream, str]:
         return Upstream("http", "localhost", 0, unquote(parts.netloc)), parts.path
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
     return Upstream(parts.scheme, parts.hostname or "", port), parts.path
-
-
-@implementer(IPushProducer)
-class _Noting:
-    """Passes on to a producer what the host's connection tells it, and knows whether it is held up."""
-
-    def __init__(self, producer: Any) -> None:
-        self.held = False
-        self.stopProducing = producer.stopProducing
-        self._producer = producer
-
-    def pauseProducing(self) -> None:
-        self.held = True
-        self._producer.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self.held = False
-        self._producer.resumeProducing()
-
-
-@implementer(IConsumer)
-class _Uplink:
-    """The sink of an upload: the current call, and a copy of what may have to be sent again.
-
-    :ivar moved: bytes that went by.
-    """
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.moved = 0
-        self._copy: list[bytes] | None = []
-        self._size = 0
-        self._producer: _Noting | None = None
-
-    def write(self, data: bytes) -> None:
-        self.moved += len(data)
-        if self._copy is not None:
-            self._size += len(data)
-            self._copy.append(data)
-            if self._size > _IN_HAND:
-                self._copy = None
-        self.call.write(data)
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._producer = _Noting(producer)
-        self.call.registerProducer(self._producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-        self.call.unregisterProducer()
-
-    @property
-    def held(self) -> bool:
-        """Whether the host takes nothing just now."""
-        return self._producer is not None and self._producer.held
-
-    @property
-    def in_hand(self) -> bool:
-        """Whether all that was sent could be sent again."""
-        return self._copy is not None
-
-    def replace(self, call: Call) -> None:
-        """Go on with another call, from the beginning."""
-        self.call = call
-        if self._producer is not None:
-            call.registerProducer(self._producer, True)
-        for piece in self._copy or ():
-            call.write(piece)
-        if self._producer is not None:
-            self._producer.resumeProducing()
 
 
 @define
@@ -299,7 +226,7 @@ class RemoteTarget:
             wait = min(wait * 2, _RESUME_WAIT)
 
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
-        uplink = _Uplink(await self._put(offset, length, flush))
+        uplink = Uplink(await self._put(offset, length, flush))
         pumping = Deferred.fromCoroutine(relay.body(body, uplink, self._upstreams.clock))
         mark, stalled = -1, False
 
@@ -339,7 +266,7 @@ class RemoteTarget:
         return connection.call(b"PUT", self._target("" if flush else "?flush=n"), fields, length)
 
     async def _answered(
-        self, uplink: _Uplink, pumping: Deferred[None], again: Callable[[], Awaitable[Call]]
+        self, uplink: Uplink, pumping: Deferred[None], again: Callable[[], Awaitable[Call]]
     ) -> ResponseHead:
         """Send the body and wait for the answer, on a second connection if the first was stale."""
         try:

@@ -27,7 +27,7 @@ from gateway.core.sessions import SessionTable
 from gateway.core.tickets import Ticket, TicketRegistry
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import Application
-from gateway.images import operations
+from gateway.images import operations, reading
 from gateway.images.access import Access
 from gateway.images.cors import Cors, is_preflight
 from gateway.images.operations import Operation
@@ -170,9 +170,9 @@ class ImageService:
             else:
                 await self._run(exchange, ticket_id, "", operations.options)
         elif method == b"GET":
-            await self._run(exchange, ticket_id, "read", operations.get)
+            await self._run(exchange, ticket_id, "read", reading.get)
         elif method == b"HEAD":
-            await self._run(exchange, ticket_id, "read", operations.head)
+            await self._run(exchange, ticket_id, "read", reading.head)
         elif method == b"PUT" or request.get(_RAW) is not None:
             # PATCH with Content-Range is how 1.0 to 1.2 wrote a piece.
             place = operations.placement(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway import errors
-from gateway.images.operations import STALL
+from gateway.images.reading import STALL
 from tests.images.host import HostConnection, Seen, deaf, dies, dies_after, raw, say, silent
 from tests.images.stage import HOST, ID, OTHER, PORT, UPSTREAM, Client, Reply, StageTestCase
 
