@@ -55,8 +55,11 @@ class S0Tests(DialectTestCase):
     def test_another_ticket(self) -> None:
         """A token opens its own image and no other."""
         self.host.images[OTHER] = bytearray(10)
-        self.assertEqual(self.get(OTHER, authorization=self.token()).status, 401)
+        reply = self.get(OTHER, authorization=self.token())
+        self.assertEqual(reply.status, 401)
+        self.assertNotIn("session-id", reply.fields)
         self.assertEqual(self.host.wire, [])
+        self.assertEqual(self.control("GET", f"/tickets/{ID}").status, 404)
 
     def test_fresher(self) -> None:
         """A fresher token renews what the first one opened."""
@@ -136,6 +139,15 @@ class S1Tests(DialectTestCase):
         self.assertEqual(self.get(session_id=session).status, 206)
         self.pass_time(100)
         self.assertEqual(self.get(session_id=session).status, 401)
+
+    def test_own_end(self) -> None:
+        """A session ends with the token it was made of, though somebody renewed the ticket."""
+        session = self.open()
+        self.pass_time(200)
+        self.put(self.token())
+        self.pass_time(150)
+        self.assertEqual(self.get(session_id=session).status, 401)
+        self.assertEqual(self.get().status, 206)
 
     def test_unknown_with_token(self) -> None:
         """T9: an id that was not made here is never taken over; a new one is given instead."""

@@ -115,6 +115,9 @@ class ReachTests(StageTestCase):
         reply = self.image("GET")
         self.assertEqual((reply.status, reply.text), (414, "The image host answered 414\n"))
         self.assertEqual(reply.fields["content-type"], "text/plain; charset=UTF-8")
+        self.assertEqual(reply.fields["x-content-type-options"], "nosniff")
+        reply = self.ask("DELETE", "/sessions/%3Cscript%3E")
+        self.assertEqual((reply.status, reply.fields["x-content-type-options"]), (404, "nosniff"))
 
 
 class DownloadTests(StageTestCase):
