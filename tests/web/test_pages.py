@@ -118,7 +118,7 @@ class PagesTests(_Asking):
         for path in ("/ui/", "/ui/transfer", "/ui/transfer.js", "/ui/style.css", "/ui/icon.svg"):
             headers = self.ask(path).headers
             parts = [part.split(maxsplit=1) for part in headers["content-security-policy"].split(";")]
-            policy = {name: value for name, value in parts}
+            policy: dict[str, str] = dict(parts)
             self.assertEqual(policy["default-src"], "'self'")
             for name in ("object-src", "base-uri", "form-action", "frame-ancestors"):
                 self.assertEqual(policy[name], "'none'", name)

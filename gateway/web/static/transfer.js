@@ -85,6 +85,9 @@ async function start() {
   enable(true);
   byId("meter").hidden = false;
   say("upload-state", "Uploading …");
+  // The checksum of what was there before is none of what will be.
+  say("check-state", "");
+  byId("checksum").textContent = "";
   window.addEventListener("beforeunload", warn);
   try {
     if (await upload.run()) {
@@ -92,16 +95,18 @@ async function start() {
       document.title = `Done – ${TITLE}`;
       say("upload-state", "Done: the file is in the image.");
       upload = null;
+      byId("start").textContent = "Upload";
       await describe();
     } else {
+      byId("start").textContent = "Go on";
       say("upload-state", "Paused.");
     }
   } catch (error) {
+    byId("start").textContent = upload.done ? "Go on" : "Upload";
     document.title = `Failed – ${TITLE}`;
     say("upload-state", error.message, true);
   }
   window.removeEventListener("beforeunload", warn);
-  byId("start").textContent = upload?.done ? "Go on" : "Upload";
   enable(false);
 }
 
