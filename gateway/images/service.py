@@ -44,8 +44,6 @@ PATIENCE = 30.0
 #: Seconds in which the client of a revoked upload may read why, before its connection is cut.
 LAST_WORD = 0.02
 _MAX_TOKEN = 16 * 1024
-#: A name, or a text of the host, must not be taken for a page.
-_NO_GUESSING = (b"x-content-type-options", b"nosniff")
 
 _PATHS = re.compile(
     r"/images/(?P<extents>.*)/extents"
@@ -145,7 +143,7 @@ class ImageService:
         return partial(self._answer, kind, match[kind] or "")
 
     async def _answer(self, kind: str, name: str, exchange: Exchange) -> None:
-        exchange.note += [*self.cors.fields(exchange.head), _NO_GUESSING]
+        exchange.note += self.cors.fields(exchange.head)
         if is_preflight(exchange.head):
             exchange.respond(204)
             return
