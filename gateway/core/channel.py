@@ -8,69 +8,22 @@ Source: RFC 9112 (framing, persistence, section 9.6 on closing), RFC 9110, secti
 
 from __future__ import annotations
 
-import fcntl
-import struct
-import termios
 from collections.abc import Callable, Hashable, Iterable
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.exchange import PLAIN_TEXT, Exchange, Field
+from gateway.core.exchange import PLAIN_TEXT, Exchange, Field, answer_head
+from gateway.core.pace import READ_AHEAD, Gate, HttpLimits, unsent
 from gateway.core.request_body import BodyCutShort, RequestBody
-from gateway.wire.http_head import HeadReader, parse_request, serialize_response
+from gateway.wire.http_head import HeadReader, parse_request
 
 if TYPE_CHECKING:
     from gateway.core.web import GatewaySite
-
-#: Pipelined bytes kept while a request is in work; a peer that leaves is noticed up to here.
-_READ_AHEAD = 16 * 1024
-
-
-@frozen
-class HttpLimits:
-    """What one connection may cost: bytes, counts and seconds."""
-
-    max_request_line: int = 8 * 1024
-    max_head: int = 16 * 1024
-    max_fields: int = 100
-    max_body_control: int = 64 * 1024
-    header_timeout: float = 10.0
-    keepalive_timeout: float = 60.0
-    body_idle_timeout: float = 60.0
-    body_rate: int = 256
-    write_idle_timeout: float = 60.0
-    discard_bytes: int = 16 * 1024 * 1024
-    discard_time: float = 5.0
-
-
-@implementer(IPushProducer)
-class _Gate:
-    """Stands between the transport and the producer of an answer, and knows who waits."""
-
-    def __init__(self, producer: IPushProducer, streaming: bool) -> None:
-        self._producer = producer
-        self._streaming = streaming
-        # A pull producer is asked as soon as there is room: it always waits.
-        self.blocked = not streaming
-
-    def pauseProducing(self) -> None:
-        self.blocked = True
-        self._producer.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self.blocked = not self._streaming
-        self._producer.resumeProducing()
-
-    def stopProducing(self) -> None:
-        self._producer.stopProducing()
 
 
 class HttpChannel(Protocol):
@@ -98,7 +51,7 @@ class HttpChannel(Protocol):
         self._closing = False
         self._lost = False
         self._wire: Any = None
-        self._gate: _Gate | None = None
+        self._gate: Gate | None = None
         self._served = 0
         self._began = 0.0
         self._observed = False
@@ -162,8 +115,7 @@ class HttpChannel(Protocol):
     def _close(self, *, linger: bool = False) -> None:
         """Close once everything is sent.
 
-        :param linger: the peer may still be sending; RFC 9112, section 9.6: a full close would reset
-            the connection and take the answer with it. TLS reads on by itself.
+        :param linger: the peer may still send, and a reset would take the answer; TLS reads on anyway.
         """
         self._closing = True
         self._flow()
@@ -266,7 +218,7 @@ class HttpChannel(Protocol):
         elif not exchange.body.arrived:
             wanted = exchange.body.flowing or exchange.finished
         else:
-            wanted = len(self._pipelined) < _READ_AHEAD
+            wanted = len(self._pipelined) < READ_AHEAD
         if wanted and self._paused:
             self._paused = False
             self._wire.resumeProducing()
@@ -327,15 +279,7 @@ class HttpChannel(Protocol):
         self._write_head(status, fields, length, exchange.keep_alive)
 
     def _write_head(self, status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> None:
-        common: list[Field] = [
-            (b"server", b"gateway"),
-            (b"date", formatdate(usegmt=True).encode("ascii")),
-        ]
-        if length is not None:
-            common.append((b"content-length", b"%d" % length))
-        if not keep_alive:
-            common.append((b"connection", b"close"))
-        self.write_body(serialize_response(status, [*common, *fields]))
+        self.write_body(answer_head(status, fields, length, keep_alive))
 
     def write_body(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -347,19 +291,13 @@ class HttpChannel(Protocol):
         if self._lost:
             producer.stopProducing()
         else:
-            self._gate = _Gate(producer, streaming)
+            self._gate = Gate(producer, streaming)
             self._wire.registerProducer(self._gate, streaming)
 
     def unregisterProducer(self) -> None:
         self._gate = None
         if not self._lost:
             self._wire.unregisterProducer()
-
-    def can_skip(self, exchange: Exchange) -> bool:
-        """Whether the rest of a body nobody wants is small enough to keep the connection."""
-        body = exchange.body
-        waiting = exchange.head.expects_continue and not body.started
-        return body.length is not None and body.length - body.received <= _READ_AHEAD and not waiting
 
     def answered(self, exchange: Exchange) -> None:
         """The answer is complete: read away what is left of the request, then go on."""
@@ -470,7 +408,7 @@ class HttpChannel(Protocol):
 
     def _check_writing(self, received: int) -> None:
         blocked = self._closing or (self._gate is not None and self._gate.blocked)
-        mark = (received, self._written, self._unsent() if blocked else -1)
+        mark = (received, self._written, unsent(self._wire) if blocked else -1)
         stuck = self._mark is not None and self._mark[1:] == mark[1:]
         if blocked and (stuck or (self._closing and mark[2] == 0)):
             self.abort()
@@ -478,13 +416,5 @@ class HttpChannel(Protocol):
             self._mark = mark
             self._arm(self._period)
 
-    def _unsent(self) -> int:
-        """Bytes the kernel holds that the peer has not acknowledged; 0 when it cannot be told."""
-        lowest = self._wire
-        while getattr(lowest, "transport", None) is not None:
-            lowest = lowest.transport
-        if not hasattr(lowest, "fileno"):
-            return 0
-        # Linux: TIOCOUTQ on a socket is SIOCOUTQ, see tcp(7).
-        raw = fcntl.ioctl(lowest.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-        return int(struct.unpack("i", raw)[0])
+
+__all__ = ["HttpChannel", "HttpLimits"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IConsumer, IProducer, ITransport
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pace import READ_AHEAD
 from gateway.core.request_body import RequestBody
-from gateway.wire.http_head import RequestHead
+from gateway.wire.http_head import RequestHead, serialize_response
 
 if TYPE_CHECKING:
     from gateway.core.channel import HttpChannel
@@ -22,6 +24,19 @@ PLAIN_TEXT: list[Field] = [
     (b"content-type", b"text/plain; charset=UTF-8"),
     (b"x-content-type-options", b"nosniff"),
 ]
+
+
+def answer_head(status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> bytes:
+    """Return the head of an answer, with what every answer has."""
+    common: list[Field] = [
+        (b"server", b"gateway"),
+        (b"date", formatdate(usegmt=True).encode("ascii")),
+    ]
+    if length is not None:
+        common.append((b"content-length", b"%d" % length))
+    if not keep_alive:
+        common.append((b"connection", b"close"))
+    return serialize_response(status, [*common, *fields])
 
 
 @implementer(IConsumer)
@@ -114,9 +129,15 @@ class Exchange:
             raise RuntimeError("this exchange was answered before")
         self.status = status
         self._length = 0 if self.head.method == b"HEAD" else length
-        if not self.body.arrived and not self._channel.can_skip(self):
+        if not self.body.arrived and not self._can_skip():
             self.keep_alive = False
         self._channel.write_head(self, status, [*fields, *self.note], length)
+
+    def _can_skip(self) -> bool:
+        """Whether the rest of a body nobody wants is small enough to keep the connection."""
+        waiting = self.head.expects_continue and not self.body.started
+        length = self.body.length
+        return length is not None and length - self.body.received <= READ_AHEAD and not waiting
 
     def write(self, data: bytes) -> None:
         self.sent += len(data)

@@ -7,210 +7,23 @@ nothing was left over, and the upstream agreed. Source: RFC 9112, sections 6 and
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IProducer, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IProducer, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.wire.chunked import ChunkedReader
-from gateway.wire.http_head import HeadReader, ResponseHead, parse_response, serialize_request
+from gateway.core.http_call import Call, CleanEnd, StaleConnection
+from gateway.wire.http_head import HeadReader, parse_response, serialize_request
 
 _MAX_HEAD = 32 * 1024
 _MAX_INFORMATIONAL = 8
 _BODILESS = (b"GET", b"HEAD", b"OPTIONS", b"DELETE")
-
-
-class StaleConnection(errors.UpstreamFailed):
-    """A pooled connection turned out dead before anything of the answer came."""
-
-    word = "stale"
-
-
-@implementer(IConsumer, IPushProducer)
-class Call:
-    """One request to an upstream and the answer to it.
-
-    :ivar head: fires with the final :class:`ResponseHead`; may be early, while the body is sent.
-    """
-
-    def __init__(self, connection: HttpConnection, method: bytes, length: int) -> None:
-        self.method = method
-        self.head: Deferred[ResponseHead] = Deferred()
-        self.answer: ResponseHead | None = None
-        self._connection = connection
-        self._unsent = length
-        self._left: int | None = 0
-        self._chunks: ChunkedReader | None = None
-        self._queue: deque[bytes] = deque()
-        self._sink: Callable[[bytes], None] | None = None
-        self._delivered: Deferred[None] | None = None
-        self._failure: errors.GatewayError | None = None
-        self._paused = False
-        self.complete = False
-
-    # -- request body ----------------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of the request body.
-
-        :raises gateway.errors.GatewayError: there are more than was announced.
-        """
-        self._unsent -= len(data)
-        if self._unsent < 0:
-            self.abort()
-            raise errors.GatewayError
-        self._connection.write(data)
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        self._connection.registerProducer(producer, streaming)
-
-    def unregisterProducer(self) -> None:
-        self._connection.unregisterProducer()
-
-    @property
-    def sent(self) -> bool:
-        """Whether the whole request went out."""
-        return self._unsent == 0
-
-    # -- answer ----------------------------------------------------------------------------
-
-    def begin(self, head: ResponseHead) -> None:
-        """Take the head of the answer; called by the connection."""
-        self.answer = head
-        self._left = head.length
-        self._chunks = ChunkedReader() if head.chunked else None
-        self.complete = not head.chunked and head.length == 0
-        self.head.callback(head)
-
-    def receive(self, data: bytes) -> bytes:
-        """Take bytes of the answer's body; return what follows it."""
-        rest = b""
-        if self._chunks is not None:
-            self._queue.extend(self._chunks.receive(data))
-            if self._chunks.done:
-                rest, self.complete = self._chunks.rest, True
-        elif self._left is None:
-            self._queue.append(data)
-        else:
-            rest = data[self._left :]
-            if self._left:
-                self._queue.append(data[: self._left])
-            self._left -= len(data) - len(rest)
-            self.complete = self._left == 0
-        return rest
-
-    def drain(self) -> None:
-        """Hand on what is queued, as far as the sink wants it."""
-        while self._queue and self._sink is not None and not self._paused:
-            self._sink(self._queue.popleft())
-        if self._delivered is not None and not self._queue:
-            if self.complete:
-                delivered, self._delivered = self._delivered, None
-                delivered.callback(None)
-            elif self._failure is not None:
-                delivered, self._delivered = self._delivered, None
-                delivered.errback(self._failure)
-
-    @property
-    def flowing(self) -> bool:
-        """Whether bytes from the upstream are wanted now."""
-        return self.answer is None or (self._sink is not None and not self._paused)
-
-    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
-        """Hand every byte of the answer's body to *sink*; the result fires after the last.
-
-        :raises gateway.errors.UpstreamFailed: (by the result) the upstream broke off.
-        """
-        self._sink = sink
-        delivered: Deferred[None] = Deferred(self._cancel)
-        self._delivered = delivered
-        self.drain()
-        self._connection.flow()
-        return delivered
-
-    def _cancel(self, _: Deferred[None]) -> None:
-        self._delivered = None
-        self.abort()
-
-    async def read(self, limit: int) -> bytes:
-        """Collect the answer's body.
-
-        :raises gateway.errors.UpstreamFailed: it is longer than *limit* bytes.
-        """
-        pieces: list[bytes] = []
-        total = 0
-
-        def collect(piece: bytes) -> None:
-            nonlocal total
-            total += len(piece)
-            if total > limit:
-                self.abort()
-            else:
-                pieces.append(piece)
-
-        try:
-            await self.deliver(collect)
-        except errors.UpstreamFailed:
-            if total <= limit:
-                raise
-        if total > limit:
-            raise errors.UpstreamFailed(reason="too_long")
-        return b"".join(pieces)
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-        self._connection.flow()
-
-    def resumeProducing(self) -> None:
-        self._paused = False
-        self.drain()
-        self._connection.flow()
-
-    def stopProducing(self) -> None:
-        self.abort()
-
-    def lost(self, error: errors.GatewayError) -> None:
-        """The connection is gone; called by the connection."""
-        # A chunked body has its own end; one that goes without is cut short.
-        ends_so = self.answer is not None and self._left is None and self._chunks is None
-        if ends_so and isinstance(error, _CleanEnd):
-            self.complete = True
-        self._failure = error
-        if not self.head.called:
-            self.head.errback(error)
-        self.drain()
-
-    @property
-    def addresses(self) -> tuple[str | None, str | None]:
-        """Address of the upstream and our own towards it; None for a unix socket."""
-        return self._connection.addresses
-
-    def abort(self) -> None:
-        """Give up; the connection is not used again, unless this call had given it back already."""
-        self._queue.clear()
-        self._connection.drop(self)
-        if not self.head.called:
-            self.head.cancel()
-        # Whoever waits was told; nobody else has to hear of it.
-        self.head.addErrback(lambda _: None)
-
-    def release(self) -> None:
-        """Done with this call: the connection goes back to the pool if it can be used again."""
-        self._connection.finish(self)
-
-
-class _CleanEnd(errors.UpstreamFailed):
-    """The upstream closed in good order."""
-
-    default = "The host behind the gateway broke off"
 
 
 @implementer(IPushProducer)
@@ -323,7 +136,7 @@ class HttpConnection(Protocol):
         if self.uses > 1 and call.answer is None and not self._reader and not self._informational:
             call.lost(StaleConnection())
         elif reason.check(ConnectionDone):
-            call.lost(_CleanEnd(reason="closed"))
+            call.lost(CleanEnd(reason="closed"))
         else:
             call.lost(errors.UpstreamFailed("The host behind the gateway broke off", reason="lost"))
 
@@ -436,3 +249,6 @@ class UpstreamPool:
         for key, waiting in list(self._idle.items()):
             for idle in list(waiting):
                 self._drop(key, idle)
+
+
+__all__ = ["Call", "HttpConnection", "StaleConnection", "UpstreamPool"]
