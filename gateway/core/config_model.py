@@ -151,9 +151,7 @@ class Limits(Section):
     accept_rate: Count = Field(default=1000, description="new connections a second")
     accept_rate_per_address: Count = Field(default=200, description="new connections a second of one address")
     backlog: Count = Field(default=1024, description="connections the kernel may queue for each port")
-    handshake_timeout: Seconds = Field(
-        default=10.0, description="until the TLS handshake is done, from accept"
-    )
+    handshake_timeout: Seconds = Field(default=10.0, description="from accept until TLS is set up")
     header_timeout: Seconds = Field(default=10.0, description="until the head of a request is complete")
     keepalive_timeout: Seconds = Field(default=60.0, description="until the next request on a connection")
     body_idle_timeout: Seconds = Field(default=60.0, description="without a byte of a body")
