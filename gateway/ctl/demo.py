@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,11 +49,23 @@ listen = tcp:54323:interface=127.0.0.1
 [metrics]
 listen = tcp:9464:interface=127.0.0.1
 """
+_PORTS = (54323, 54324, 9464)
 _PUBLIC = "https://localhost:54323"
 #: Bytes that the demonstration image may grow to, and seconds its ticket lasts unused.
 _SIZE = 1 << 40
 _LIFE = 86_400
 _START_TIME = 30.0
+
+
+def _taken() -> list[int]:
+    """Which of our ports somebody else listens on."""
+    found = []
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                found.append(port)
+    return found
 
 
 def _control(method: str, path: str, body: object = None) -> None:
@@ -113,6 +126,13 @@ def _links(directory: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Prepare the directory, run ``twistd gateway`` in it, and stop with it."""
     directory = Path(arguments[0] if arguments else "var")
+    taken = _taken()
+    if taken:
+        ports = ", ".join(map(str, taken))
+        print(
+            f"gateway: port {ports} is taken: stop what listens there, or the other gateway", file=sys.stderr
+        )
+        return 1
     for name in ("images", "state", "run"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     dev_pki.make(directory / "pki")
