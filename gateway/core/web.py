@@ -125,6 +125,8 @@ class GatewaySite(Site):
 
         :raises gateway.errors.GatewayError: nothing does.
         """
+        # A route first: its note, such as that of CORS, belongs on the refusals below as well.
+        application = next(filter(None, (route(exchange) for route in self.routes)), None)
         self.admit(exchange)
         head = exchange.head
         if self.draining:
@@ -133,10 +135,8 @@ class GatewaySite(Site):
             raise errors.UnsupportedMediaType
         if not self._hosts(head.get(b"host") or b""):
             raise errors.Misdirected
-        for route in self.routes:
-            application = route(exchange)
-            if application is not None:
-                return application(exchange)
+        if application is not None:
+            return application(exchange)
         if head.method not in _METHODS:
             raise errors.MethodNotAllowed
         return _page(self, exchange)

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from gateway import errors
 from gateway.core import relay
-from gateway.core.http_client import Call, StaleConnection
+from gateway.core.http_client import Call, HttpConnection, StaleConnection
 from gateway.core.upstreams import Upstream, Upstreams
 from gateway.images.disposition import parse_disposition
 from gateway.images.target import FEATURES, Capabilities, Document, Reading, Relayed
@@ -71,8 +71,14 @@ class RemoteTarget:
 
     # -- requests --------------------------------------------------------------------------
 
-    def _where(self) -> Upstream:
-        return self._direct or self._upstream
+    async def _connection(self, *, fresh: bool) -> tuple[HttpConnection, Upstream]:
+        """Return a connection for an upload, and where it leads."""
+        if self._direct is not None:
+            try:
+                return await self._upstreams.connection(self._direct, fresh=fresh), self._direct
+            except errors.UpstreamFailed:
+                self._direct = None
+        return await self._upstreams.connection(self._upstream, fresh=fresh), self._upstream
 
     def _target(self, suffix: str = "") -> bytes:
         return (self._path + suffix).encode("ascii")
@@ -86,9 +92,13 @@ class RemoteTarget:
         *,
         timeout: float | None = -1,
     ) -> Call:
-        return await self._upstreams.ask(
-            self._where(), method, self._target(suffix), fields or [], body, timeout=timeout
-        )
+        target, fields = self._target(suffix), fields or []
+        if self._direct is not None:
+            try:
+                return await self._upstreams.ask(self._direct, method, target, fields, body, timeout=timeout)
+            except errors.UpstreamFailed:
+                self._direct = None
+        return await self._upstreams.ask(self._upstream, method, target, fields, body, timeout=timeout)
 
     async def _done(self, call: Call, *expected: int) -> None:
         """Read an answer whose body does not matter."""
@@ -254,9 +264,9 @@ class RemoteTarget:
             pumping.addErrback(lambda _: None)
 
     async def _put(self, offset: int, length: int, flush: bool, *, fresh: bool = False) -> Call:
-        connection = await self._upstreams.connection(self._where(), fresh=fresh)
+        connection, where = await self._connection(fresh=fresh)
         fields = [
-            (b"host", self._where().authority),
+            (b"host", where.authority),
             (b"content-length", b"%d" % length),
             (b"content-type", b"application/octet-stream"),
         ]

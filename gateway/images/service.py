@@ -139,11 +139,11 @@ class ImageService:
         match = _PATHS.match(path)
         if match is None:
             return None
+        exchange.note += self.cors.fields(exchange.head)
         kind = match.lastgroup or "session"
         return partial(self._answer, kind, match[kind] or "")
 
     async def _answer(self, kind: str, name: str, exchange: Exchange) -> None:
-        exchange.note += self.cors.fields(exchange.head)
         if is_preflight(exchange.head):
             exchange.respond(204)
             return

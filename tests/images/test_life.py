@@ -358,8 +358,10 @@ class DrainTests(LifeTestCase):
         self.assertEqual(reply.json(), {"draining": True, "sessions": 1})
         self.network.pump()
         self.assertIsNotNone(idle.lost)
-        refused = self.image("GET")
+        refused = self.image("GET", origin="https://engine.invalid")
         self.assertEqual((refused.status, "retry-after" in refused.fields), (503, True))
+        # A page of another origin can read that.
+        self.assertEqual(refused.fields["access-control-allow-origin"], "*")
         client.transport.resumeProducing()
         self.network.pump()
         done = client.take()

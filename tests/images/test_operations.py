@@ -499,6 +499,18 @@ class LocalSocketTests(StageTestCase):
         self.image("GET")
         self.assertEqual(self.dialer.dialed, [(HOST, PORT), "\0org/imageio"])
 
+    def test_gone(self) -> None:
+        """When it is gone, the way by which we learned of it still leads to the image."""
+        self.network.servers["\0org/imageio"] = self.host
+        self.image("OPTIONS")
+        self.assertEqual(self.image("GET").status, 200)
+        del self.network.servers["\0org/imageio"]
+        self.pool.close()
+        self.network.pump()
+        self.assertEqual(self.image("GET").status, 200)
+        self.assertEqual(self.image("PUT", body=b"x" * 10).status, 200)
+        self.assertEqual(self.dialer.dialed[-1], (HOST, PORT))
+
     def test_out_of_reach(self) -> None:
         """One that we may not use changes nothing."""
         self.assertEqual(self.image("OPTIONS").status, 200)
