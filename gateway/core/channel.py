@@ -273,8 +273,8 @@ class HttpChannel(Protocol):
     def write_head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> None:
         """Send the head of an answer, with what every answer has."""
         exchange.keep_alive = exchange.keep_alive and not self.site.draining
-        if status == 204 and exchange.head.method != b"DELETE":
-            # RFC 9110, section 8.6: never with 204. But vdsm fails without it when it removes a ticket.
+        if status == 304 or (status == 204 and exchange.head.method != b"DELETE"):
+            # RFC 9110, section 8.6. But vdsm fails without it when it removes a ticket.
             length = None
         self._write_head(status, fields, length, exchange.keep_alive)
 

@@ -44,7 +44,10 @@ class Listener(Service):
             self._service.privilegedStartService()
         except CannotListenError as error:
             # One line that says what to do is worth more than a traceback.
-            raise SystemExit(f"gateway: cannot listen on {self.endpoint}: {error.socketError}") from error
+            cause = error.socketError
+            if "lock" in str(cause):
+                cause = "another process uses it; is a gateway running already?"
+            raise SystemExit(f"gateway: cannot listen on {self.endpoint}: {cause}") from error
         waiting = self._service._waitingForPort
         if waiting is not None:
             waiting.addCallback(self._listening)

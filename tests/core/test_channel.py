@@ -155,8 +155,11 @@ class ChannelCase(SynchronousTestCase):
     def route(self, exchange: Exchange) -> Any:
         if not exchange.head.target.startswith(b"/x"):
             return None
+        return self.work
+
+    def work(self, exchange: Exchange) -> Any:
         self.seen.append(exchange)
-        return self.application
+        return self.application(exchange)
 
     def check_clean(self) -> None:
         for wire in self.wires:

@@ -121,6 +121,16 @@ class ListenerTests(ReactorTestCase):
             self.refused(f"unix:{self.path}")
             self.connect()
 
+    def test_second_gateway(self) -> None:
+        """A gateway that is running already is named as the likely cause."""
+        self.listen(f"unix:{self.path}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            error = self.assertRaises(SystemExit, self.listen, f"unix:{self.path}")
+            self.assertIn("is a gateway running already?", str(error))
+            del error
+            gc.collect()
+
     def test_no_socket(self) -> None:
         """A file that is no socket is never removed."""
         self.path.parent.mkdir()

@@ -138,6 +138,7 @@ class PagesTests(_Asking):
         for known in (tag, f"W/{tag}", f'"other", {tag}', f'"other",{tag}', "*"):
             again = self.ask("/ui/transfer.js", If_None_Match=known)
             self.assertEqual((again.status, again.body), (304, b""), known)
+            self.assertNotIn("content-length", again.headers)
             self.assertEqual(again.headers["etag"], tag)
             self.assertIn("content-security-policy", again.headers)
         for unknown in ('"other"', tag.strip('"'), self.ask("/ui/style.css").headers["etag"]):
