@@ -9,7 +9,7 @@ import re
 from urllib.parse import quote, unquote
 
 #: Token characters (RFC 9110, section 5.6.2) and letters of other scripts.
-_BARE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z\u00a1-\U0010ffff-]+")
+_BARE = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]|[^\x00-\xa0\s])+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff/\\]")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _MAX = 255
