@@ -37,7 +37,10 @@ _PAIR = re.compile(
 _TICKET_PAIR = re.compile(
     rf"(ticket(?:[_-]?id)?)({_SEPARATOR})({_QUOTED}|\{{t:[0-9a-f]{{12}}\}}|[^\s&\"',;)\]}}]++)", re.IGNORECASE
 )
-_PATH = re.compile(r"""(/(?:images|tickets?|consoles?)/)(?!\*)([^\s/?#"'<>(){},;\\]++)""", re.IGNORECASE)
+_PATH = re.compile(
+    r"""(/(?:images|tickets?|consoles?|sessions?(?!/[0-9]{1,12}(?:[\s/?#"']|\Z)))/)(?!\*)([^\s/?#"'<>(){},;\\]++)""",
+    re.IGNORECASE,
+)
 _NEAR = re.compile(rf"(ticket|session)([\s_]?(?:id)?[^\w\n]{{1,6}}+)({_UUID})", re.IGNORECASE)
 _JWT = re.compile(r"\beyJ[\w-]{6,}+\.[\w-]*+(?:\.[\w-]*+)*+")
 _CREDENTIALS = re.compile(r"(://[^\s/:@]{0,128}+:)[^\s/@]{1,1024}+@")
@@ -66,6 +69,10 @@ def _tag(secret: str) -> str:
     """``{t:FINGERPRINT}`` of *secret*; of what is one already, itself."""
     if _FINGERPRINT.fullmatch(secret):
         return secret
+    return _hashed(secret)
+
+
+def _hashed(secret: str) -> str:
     return f"{{t:{fingerprint(unquote(secret))}}}"
 
 
@@ -131,12 +138,35 @@ def clean_field(name: str, value: str | bytes, limit: int = FIELD) -> str:
     return clean(value, limit)
 
 
+#: Paths that are logged as they are; below the other routes stand ids.
+_ROUTES = frozenset({"images", "tickets", "sessions", "console", "info", "status", "drain", "reload", "ui"})
+_ROUTES |= {"metrics", "healthz", "readyz"}
+_BELOW = frozenset({"", "*", "extents", "checksum", "algorithms"})
+_PAGE = re.compile(r"[a-z]{1,16}(?:\.[a-z]{1,5})?")
+_NUMBER = re.compile(r"[0-9]{1,12}")
 _KEYS = frozenset({"close", "flush", "context", "algorithm", "block_size", "offset", "size"})
+_VALUE = re.compile(r"[0-9]{1,20}|[a-z0-9_]{0,16}")
 
 
 def clean_target(target: str | bytes) -> str:
-    """A request target fit for the log: masked path, and of the query only the keys that tell no secret."""
+    """A request target fit for the log: route, fingerprints of ids, and of the query what tells no secret."""
     text = target.decode("ascii", "backslashreplace") if isinstance(target, bytes) else target
     path, mark, query = text.partition("?")
-    pairs = [pair for pair in query.split("&") if pair.partition("=")[0] in _KEYS]
-    return clean(path + (mark + "&".join(pairs) if pairs else ""))
+    first, *rest = path.removeprefix("/").split("/")
+    route = unquote(first)
+    shown = [first if route in _ROUTES or first in _BELOW else _hashed(first)]
+    shown += [segment if _tells_nothing(route, segment) else _hashed(segment) for segment in rest]
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    kept = [key + equals + value for key, equals, value in pairs if key in _KEYS and _VALUE.fullmatch(value)]
+    return clean(
+        ("/" if path.startswith("/") else "") + "/".join(shown) + (mark + "&".join(kept) if kept else "")
+    )
+
+
+def _tells_nothing(route: str, segment: str) -> bool:
+    """Whether *segment*, somewhere below *route*, is no id: our words, our pages, our numbers of sessions."""
+    if segment in _BELOW:
+        return True
+    if route == "ui":
+        return _PAGE.fullmatch(segment) is not None
+    return route == "sessions" and _NUMBER.fullmatch(segment) is not None

@@ -35,7 +35,8 @@ from gateway import __version__
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Upper ends of the buckets for the life of a session, seconds.
 LIVES = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0)
-_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "CONNECT"})
+#: The methods that are told apart; a peer may invent any number of others.
+METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "CONNECT"})
 
 #: A check of readiness: whether all is well, and a few words.
 Check = Callable[[], tuple[bool, str]]
@@ -144,7 +145,7 @@ class Metrics:
 
     def request(self, listener: str, method: str, code: int, seconds: float) -> None:
         """Count a request that was answered with *code*; the peer chose *method*."""
-        known = method if method in _METHODS else "other"
+        known = method if method in METHODS else "other"
         self.requests.labels(listener, known, str(code) if 100 <= code < 600 else "other").inc()
         self.request_seconds.labels(listener).observe(seconds)
 

@@ -11,7 +11,7 @@ from gateway import errors
 from gateway.core.audit import Audit
 from gateway.core.exchange import Exchange
 from gateway.core.masking import clean_target
-from gateway.core.metrics import Metrics
+from gateway.core.metrics import METHODS, Metrics
 from gateway.core.tickets import Ticket
 
 _access_log = Logger(namespace="gateway.access")
@@ -40,7 +40,8 @@ class Observation:
         write(
             "{peer} {method} {target} {status} {received} in, {sent} out, {seconds:.3f} s",
             peer=exchange.peer,
-            method=method,
+            # What nobody knows may be anything, a body that was taken for a request for one.
+            method=method if method in METHODS else "other",
             target=clean_target(exchange.head.target.decode("ascii")),
             status=status,
             received=exchange.body.received,

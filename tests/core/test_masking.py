@@ -25,6 +25,8 @@ class MaskTests(SynchronousTestCase):
             (f"GET /images/{ID} HTTP/1.1", f"GET /images/{TAG} HTTP/1.1"),
             (f"https://h/images/{ID}/extents", f"https://h/images/{TAG}/extents"),
             (f"PUT /tickets/{ID}", f"PUT /tickets/{TAG}"),
+            (f"DELETE /sessions/{ID}", f"DELETE /sessions/{TAG}"),
+            ("DELETE /sessions/12 of 3", "DELETE /sessions/12 of 3"),
             (f"wss://h/console/{ID}", f"wss://h/console/{TAG}"),
             (f"No such ticket '{ID}'", f"No such ticket '{TAG}'"),
             (f"ticket_id={ID}", f"ticket_id={TAG}"),
@@ -131,3 +133,33 @@ class CleanTests(SynchronousTestCase):
         """Of a request target the route and harmless parts of the query stay."""
         self.assertEqual(clean_target(f"/images/{ID}?close=y&token=x&a=b".encode()), f"/images/{TAG}?close=y")
         self.assertEqual(clean_target("/info/?x=1"), "/info/")
+        for plain in (
+            "/images/*",
+            "/ui/transfer.js",
+            "/sessions/12",
+            "/sessions/",
+            "/images//checksum/algorithms",
+            "/metrics",
+            "/",
+        ):
+            self.assertEqual(clean_target(plain), plain)
+        self.assertEqual(
+            clean_target(f"/images/{ID}/extents?context=zero"), f"/images/{TAG}/extents?context=zero"
+        )
+
+    def test_target_tells_nothing(self) -> None:
+        """Whatever may be an id is none in the log: below any route, anywhere in the path, in the query."""
+        short = "deadbeef0123"  # looks like a fingerprint
+        for secret in (ID, short, "1234", "Pass.word"):
+            tag = "{t:" + hashlib.sha256(secret.encode()).hexdigest()[:12] + "}"
+            for before, after in [
+                (f"/images/x/{secret}/{secret}", f"/images/{clean_target('/images/x')[8:]}/{tag}/{tag}"),
+                (f"/images//{secret}", f"/images//{tag}"),
+                (f"/{secret}/{secret}", f"/{tag}/{tag}"),
+                (f"/ui/{secret}", f"/ui/{tag}"),
+                (f"/tickets/{secret}", f"/tickets/{tag}"),
+                (f"/%69mages/{secret}", f"/%69mages/{tag}"),
+                (f"/info/{secret}?close=A{secret}&{secret}=y", f"/info/{tag}"),
+            ]:
+                self.assertEqual(clean_target(before), after)
+        self.assertEqual(clean_target(f"/sessions/{ID}"), f"/sessions/{TAG}")
