@@ -1,0 +1,136 @@
+"""What the hazard tests do to a gateway, and hosts that a careful relay refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tests.functional.peers import Gateway
+from tests.functional.processes import DEADLINE, HOST, Answer, ask
+
+T = TypeVar("T")
+
+
+def ask_from(
+    source: str, gateway: Gateway, method: str, path: str, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """One request to the image port that comes from the loopback address *source*."""
+    connection = http.client.HTTPSConnection(
+        HOST, gateway.port, context=gateway.context(), timeout=DEADLINE, source_address=(source, 0)
+    )
+    return ask(connection, method, path, headers=headers)
+
+
+def silent(gateway: Gateway, source: str = HOST) -> socket.socket:
+    """A TCP connection to the image port on which nothing is said."""
+    return socket.create_connection((HOST, gateway.port), DEADLINE, source_address=(source, 0))
+
+
+def half_greeted(gateway: Gateway, source: str = HOST) -> socket.socket:
+    """A connection that has begun a TLS handshake and does not go on with it."""
+    connection = silent(gateway, source)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = gateway.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    connection.sendall(outgoing.read())
+    return connection
+
+
+def refused_upload(gateway: Gateway, size: int, *, expect: bool) -> bytes:
+    """Send the head and the body of an upload without a ticket, and only then read.
+
+    Nothing is read before all is sent or sending fails.
+
+    :param expect: say ``Expect: 100-continue``, and do not wait for it.
+    :return: all that the gateway answers.
+    """
+    head = (
+        "PUT /images/99999999-9999-4999-8999-999999999999 HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-length: {size}\r\n" + ("expect: 100-continue\r\n" if expect else "") + "\r\n"
+    )
+    with gateway.connect() as connection:
+        connection.sendall(head.encode("ascii"))
+        piece, left = bytes(1 << 18), size
+        with contextlib.suppress(OSError):
+            while left > 0:
+                connection.sendall(piece[:left])
+                left -= len(piece)
+        answer = b""
+        with contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                answer += data
+        return answer
+
+
+def refused_first(gateway: Gateway, size: int) -> bytes:
+    """Wait for the word to go on with an upload that has no ticket; return all that came instead."""
+    with gateway.connect() as connection:
+        connection.sendall(
+            b"PUT /images/99999999-9999-4999-8999-999999999999 HTTP/1.1\r\nhost: localhost\r\n"
+            b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % size
+        )
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+class TlsHost:
+    """A TLS server that counts who connects, and keeps the bytes it is sent.
+
+    :ivar connections: how many have come.
+    :ivar heard: what was said inside TLS.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        self.connections = 0
+        self.heard = b""
+        self._server = socket.create_server((HOST, 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(DEADLINE)
+        tls = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with tls, contextlib.suppress(OSError):
+            tls.do_handshake()
+            while data := tls.recv(65536):
+                self.heard += data
+                if b"\r\n\r\n" in self.heard:
+                    tls.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nleak")
+
+
+def at_once(count: int, do: Callable[[], T]) -> list[T]:
+    """Call *do* in so many threads in the same moment; return what each returned."""
+    results: list[T] = []
+    start = threading.Barrier(count)
+
+    def one() -> None:
+        start.wait(DEADLINE)
+        results.append(do())
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    return results
