@@ -248,8 +248,13 @@ class Appliance(logs.LoggedService):
     # -- life ------------------------------------------------------------------------------
 
     def startService(self) -> None:
+        for file in self.logs.unwritable():
+            raise SystemExit(f"gateway: [log]: {file} cannot be written")
         for directory in (self.config.gateway.state_dir, self.config.gateway.run_dir):
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            try:
+                directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            except OSError as error:
+                raise SystemExit(f"gateway: cannot make {directory}: {error.strerror}") from error
         self.files.start()
         self._uncapture = logs.capture()
         self._audit("start")

@@ -20,7 +20,7 @@ EX_CONFIG = 78
 class Options(usage.Options):
     """Options of ``twistd gateway``."""
 
-    synopsis = "twistd [twistd options] gateway [--config PATH] [--check | --show-config]"
+    synopsis = "[--config PATH] [--check | --show-config]"
     longdesc = (
         "The door between the users of virtual machines and the hypervisors. "
         "Try 'make run' in a checkout for a demonstration, and gatewayctl(1) to talk to a running one."

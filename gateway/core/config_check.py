@@ -74,10 +74,11 @@ def _directory(path: Path) -> None:
 
 def _made(path: Path) -> None:
     """A directory that is there, or that we may make."""
+    wanted = path
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     if not path.is_dir():
-        raise ValueError(f"{path} is no directory")
+        raise ValueError("found no directory there" if path == wanted else f"{path} is no directory")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"the directory {path} may not be written")
 
@@ -86,6 +87,8 @@ def _written(path: Path) -> None:
     if path.is_dir():
         raise ValueError("found a directory there")
     if not path.exists():
+        if not path.parent.is_dir():  # nobody makes it
+            raise ValueError(f"there is no directory {path.parent}")
         _made(path.parent)
     elif not os.access(path, os.W_OK):
         raise ValueError("the file may not be written")

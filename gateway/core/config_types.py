@@ -7,6 +7,7 @@ says what ``check`` must find there.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -117,6 +118,10 @@ def _tcp(places: list[str], named: dict[str, str]) -> None:
         raise ValueError("a number as the backlog")
 
 
+#: Bytes that the path of a unix socket may have. Source: unix(7), sun_path without the last NUL.
+_SOCKET_PATH = 107
+
+
 def _unix(places: list[str], named: dict[str, str]) -> None:
     path = places[0] if places else named.pop("address", "")
     if len(places) > 1 or not path or "\0" in path:
@@ -160,6 +165,8 @@ def parse_endpoint(text: str, base: Path = Path("/")) -> str:
     if kind != "unix":
         return text
     path = next(value for name, value in rest if name in ("", "address"))
+    if len(os.fsencode(base / path)) > _SOCKET_PATH:
+        raise ValueError(f"a path of at most {_SOCKET_PATH} bytes, with all the directories that lead to it")
     parts = [kind, quoteStringArgument(str(base / path))]
     parts += [f"{name}={quoteStringArgument(value)}" for name, value in named.items() if name != "address"]
     return ":".join(parts)

@@ -82,6 +82,11 @@ class Sink:
         self.close()
         self._descriptor, self._torn = fresh, False
 
+    @property
+    def writable(self) -> bool:
+        """Whether there is a file to write to."""
+        return self._descriptor >= 0
+
     def close(self) -> None:
         """Let go of the file; lines are dropped until it is reopened."""
         if self.path is not None and self._descriptor >= 0:
@@ -234,6 +239,10 @@ class Logs:
         name = clean(safe_str(event.get("log_namespace", "-")))
         rest = "".join(f"\n    {line}" for line in _traceback(event).split("\n") if line)
         return f"{when} {level} {name}: {_text(event)}{rest}"
+
+    def unwritable(self) -> list[str]:
+        """Where lines should go and cannot."""
+        return [str(it.path) for it in (self.log, self.audit) if it is not None and not it.writable]
 
     def reopen(self) -> None:
         """Open the files by their names again, after rotation."""

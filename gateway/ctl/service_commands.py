@@ -48,13 +48,12 @@ def describe(status: Mapping[str, Any], width: int | None) -> str:
                 "pid": status.get("pid"),
                 "up": f"{age(status.get('uptime') or 0)}, since {status.get('started')}",
                 "public url": status.get("public_url"),
-                "ca": status.get("ca"),
                 "tickets": "; ".join(
                     f"{kind}: {_counts(states)}" for kind, states in _items(status, "tickets")
                 ),
                 "sessions": ", ".join(f"{kind}: {count}" for kind, count in _items(status, "sessions")),
-                "received": size(status.get("bytes_in") or 0),
-                "sent": size(status.get("bytes_out") or 0),
+                "their bytes in": size(status.get("bytes_in") or 0),
+                "and out": size(status.get("bytes_out") or 0),
                 "configuration": config.get("file"),
             },
             width,

@@ -21,6 +21,8 @@ from gateway.wire import ovirt_ticket
 from gateway.wire.strict_json import load_object
 from gateway.wire.ticket_json import grant_from
 
+#: Seconds a token is good for when nobody says.
+_LIFETIME = 300
 _JWT_ONLY = ("grant", "ops", "size", "subject", "audience", "issuer", "kid", "algorithm")
 _ENVELOPE_ONLY = ("certificate", "generation", "transfer-id")
 
@@ -45,7 +47,7 @@ class Issue(Command):
             "ticket", "t", None, "ticket id on the image host and in links [default: a new UUID]", ticket_id
         ),
         param(
-            "lifetime", "l", 300, "how long the token is good for: 90s, 15m, 1h [default: 5m]", whole_seconds
+            "lifetime", "l", None, "how long the token is good for: 90s, 15m, 1h [default: 5m]", whole_seconds
         ),
         param("not-before", None, None, "when it begins, as 2030-01-31T12:00:00Z [default: now]"),
         param("transfer-id", "T", None, "name of the transfer in logs; of an envelope", ticket_id),
@@ -90,7 +92,7 @@ class Issue(Command):
         if begins is None:
             raise Failed("--not-before: right would be a time such as 2030-01-31T12:00:00Z")
         valid_from = int(begins)
-        valid_to = valid_from + self["lifetime"]
+        valid_to = valid_from + (self["lifetime"] or _LIFETIME)
         uuid = self["ticket"] or new_id()
         if self["jwt"]:
             token, form = self._jwt(shell, key, uuid, valid_from, valid_to)
@@ -168,5 +170,5 @@ class Issue(Command):
         if self["ticket"] or "uuid" not in ticket:
             ticket["uuid"] = uuid
         ticket |= {name: self[name] for name in ("ops", "size") if self[name] is not None}
-        ticket.setdefault("timeout", self["lifetime"])
+        ticket.setdefault("timeout", self["lifetime"] or _LIFETIME)
         return ticket

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,8 +86,9 @@ listen = tcp:9464:interface=127.0.0.1
 
 class ConfigCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.base = Path(self.mktemp()).absolute()
-        self.base.mkdir()
+        # Not mktemp(): the path of a socket below it has to fit into 107 bytes.
+        self.base = Path(tempfile.mkdtemp(prefix="gw-")).absolute()
+        self.addCleanup(shutil.rmtree, self.base)
         self.file = self.base / "gateway.conf"
 
     def load(self, text: str | bytes) -> Config:
@@ -336,6 +339,11 @@ class CheckTests(ConfigCase):
             },
         )  # fmt: skip
 
+    def test_log_without_directory(self) -> None:
+        """A log is not lost in silence because nobody has made its directory."""
+        (problem,) = check(self.load(EXAMPLE + "[log]\naudit = nowhere/audit.log\n"))
+        self.assertIn("there is no directory", problem)
+
     def test_wrong_key(self) -> None:
         """A key that is not that of the certificate is a problem."""
         other = authority(datetime.now(UTC))
@@ -422,6 +430,11 @@ class EndpointTests(SynchronousTestCase):
                      "tcp:1:backlog=x",
                      ]:  # fmt: skip
             self.assertRaises(ValueError, parse_endpoint, text)
+
+    def test_long_socket(self) -> None:
+        """A unix socket has to fit into its address, directories and all."""
+        self.assertEqual(parse_endpoint("unix:" + "x" * 104, Path("/a")), "unix:/a/" + "x" * 104)
+        self.assertRaises(ValueError, parse_endpoint, "unix:" + "x" * 105, Path("/a"))
 
     def test_local(self) -> None:
         """Loopback and unix are local, everything else is not."""
