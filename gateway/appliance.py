@@ -19,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
 from gateway import __version__, errors
-from gateway.control import Orders, control_tree
+from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
 from gateway.core.audit import Audit
@@ -207,7 +207,9 @@ class Appliance(logs.LoggedService):
 
     def _site(self, section: str) -> GatewaySite:
         limits = self.config.limits
-        trusted = {"refused": partial(self._seen.refusal, section)}
+        trusted: dict[str, Any] = {"refused": partial(self._seen.refusal, section)}
+        if section == "control":
+            trusted["admit"] = refuse_pages
         hooks = trusted if section in _TRUSTED else self._guard.hooks(section)
         return GatewaySite(
             self._reactor,
