@@ -23,6 +23,9 @@ Field = tuple[bytes, bytes]
 PLAIN_TEXT: list[Field] = [
     (b"content-type", b"text/plain; charset=UTF-8"),
     (b"x-content-type-options", b"nosniff"),
+    # The address of what was refused may hold a ticket.
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
 ]
 
 

@@ -119,6 +119,28 @@ class TlsHost:
                     tls.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nleak")
 
 
+class PlainHost:
+    """An HTTP server that has one answer to everything, and hangs up after it."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._server = socket.create_server((HOST, 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(1)
+                    connection.recv(65536)
+                    connection.sendall(self._answer)
+
+
 def at_once(count: int, do: Callable[[], T]) -> list[T]:
     """Call *do* in so many threads in the same moment; return what each returned."""
     results: list[T] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import http.client
 import socket
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from gateway.core import dev_pki
 from tests.functional import attacks
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.peers import Gateway, Sections
-from tests.functional.processes import DEADLINE, HOST, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, ask, free_port, short_directory
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -286,3 +288,60 @@ class OwnPortTests(GatewayCase):
             self.assertEqual(self.gateway.ask("GET", f"/images/{name}").status, 403)
         name = self.ticket(f"http://{HOST}:{free_port()}/x")
         self.assertEqual(self.gateway.ask("GET", f"/images/{name}").status, 502, "another port is")
+
+
+class BrowserTests(GatewayCase):
+    """A page in a browser on the gateway's own host."""
+
+    def test_no_orders(self) -> None:
+        """It gives no orders, neither across sites nor under a name that is made to resolve to loopback."""
+        for fields, status in (({"Origin": "https://evil.invalid"}, 403), ({"Host": "evil.invalid"}, 421)):
+            for method, path in (
+                ("POST", "/drain"),
+                ("POST", "/reload"),
+                ("GET", "/tickets/"),
+                ("DELETE", "/tickets/"),
+            ):
+                connection = http.client.HTTPConnection(HOST, self.gateway.control_port, timeout=DEADLINE)
+                self.assertEqual(ask(connection, method, path, headers=fields).status, status)
+        self.assertFalse(self.gateway.control("GET", "/status").json()["draining"])
+
+    def test_secrets_stay_here(self) -> None:
+        """H9: no answer under a ticket is kept by anybody, and no refusal tells its address to others."""
+        image = self.home / "images" / "image.raw"
+        image.write_bytes(b"image")
+        name, none = (self.ticket(it.as_uri(), size=5) for it in (image, image.with_name("none")))
+        for method, path, status in (
+            ("GET", f"/images/{name}", 200),
+            ("PUT", f"/images/{name}", 200),
+            ("GET", f"/images/{none}", 502),
+            ("GET", "/images/unknown", 403),
+            ("GET", "/sessions/", 405),
+        ):
+            answer = self.gateway.ask(method, path)
+            self.assertEqual(answer.status, status)
+            self.assertIn("no-store", answer.headers.get("cache-control", ""), path)
+            if status >= 400:
+                self.assertEqual(answer.headers.get("referrer-policy"), "no-referrer", path)
+
+    def test_bomb(self) -> None:
+        """H11: what a host has compressed is passed on as it came, and never made larger here."""
+        packed = gzip.compress(bytes(1 << 20))
+        answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(packed)
+        host = attacks.PlainHost(answer + packed)
+        self.addCleanup(host.close)
+        name = self.ticket(f"http://{HOST}:{host.port}/images/x", size=len(packed))
+        got = self.gateway.ask("GET", f"/images/{name}")
+        self.assertIn((got.status, got.body == packed), ((200, True), (502, False)))
+
+    def test_no_redirects(self) -> None:
+        """H6: no listener sends anybody to a place that the request named."""
+        for path in (
+            "//evil.invalid/%2f..",
+            "/?redirect=https://evil.invalid",
+            "/ui//evil.invalid",
+            "/images//evil.invalid",
+        ):
+            for fields in ({}, {"Host": "evil.invalid"}, {"X-Forwarded-Host": "evil.invalid"}):
+                answer = self.gateway.ask("GET", path, headers=fields)
+                self.assertNotIn("evil", str(answer.headers) + answer.body.decode("utf-8"), path)
