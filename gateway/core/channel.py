@@ -8,7 +8,7 @@ Source: RFC 9112 (framing, persistence, section 9.6 on closing), RFC 9110, secti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -171,8 +171,7 @@ class HttpChannel(Protocol):
         """Answer a head that cannot be trusted, and close: nothing after it can be either."""
         self.site.refused(self.peer, error)
         body = error.text.encode("ascii", "replace") + b"\n"
-        self._write_head(error.status, [*PLAIN_TEXT, *error.headers], len(body), False)
-        self.write_body(body)
+        self.write(answer_head(error.status, [*PLAIN_TEXT, *error.headers], len(body), False) + body)
         self._close(linger=True)
 
     def _receive_body(self, exchange: Exchange, data: bytes) -> None:
@@ -206,7 +205,7 @@ class HttpChannel(Protocol):
         self._mark = (exchange.body.received, self._written, -1)
         self._arm(self._period)
         if exchange.head.expects_continue and not exchange.started:
-            self.write_body(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _flow(self) -> None:
         """Read from the network exactly while somebody wants the bytes."""
@@ -270,18 +269,15 @@ class HttpChannel(Protocol):
 
     # -- bytes out -------------------------------------------------------------------------
 
-    def write_head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> None:
-        """Send the head of an answer, with what every answer has."""
+    def head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> bytes:
+        """Return the head of an answer, with what every answer has."""
         exchange.keep_alive = exchange.keep_alive and not self.site.draining
         if status == 304 or (status == 204 and exchange.head.method != b"DELETE"):
             # RFC 9110, section 8.6. But vdsm fails without it when it removes a ticket.
             length = None
-        self._write_head(status, fields, length, exchange.keep_alive)
+        return answer_head(status, fields, length, exchange.keep_alive)
 
-    def _write_head(self, status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> None:
-        self.write_body(answer_head(status, fields, length, keep_alive))
-
-    def write_body(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send bytes as they are."""
         self._written += len(data)
         if not self._lost:

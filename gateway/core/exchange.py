@@ -107,9 +107,8 @@ class Exchange:
 
     def respond(self, status: int, fields: Iterable[Field] = (), body: bytes = b"") -> None:
         """Send the whole answer."""
-        self.start(status, fields, len(body))
-        if self.head.method != b"HEAD":
-            self.write(body)
+        # In one write: one packet, and one record of TLS.
+        self._start(status, fields, len(body), b"" if self.head.method == b"HEAD" else body)
         self.finish()
 
     def refuse(self, error: errors.GatewayError) -> None:
@@ -128,13 +127,17 @@ class Exchange:
 
         :param length: bytes of its body; None when *fields* say how it is framed.
         """
+        self._start(status, fields, length, b"")
+
+    def _start(self, status: int, fields: Iterable[Field], length: int | None, body: bytes) -> None:
         if self.started:
             raise RuntimeError("this exchange was answered before")
         self.status = status
         self._length = 0 if self.head.method == b"HEAD" else length
         if not self.body.arrived and not self._can_skip():
             self.keep_alive = False
-        self._channel.write_head(self, status, [*fields, *self.note], length)
+        self.sent = len(body)
+        self._channel.write(self._channel.head(self, status, [*fields, *self.note], length) + body)
 
     def _can_skip(self) -> bool:
         """Whether the rest of a body nobody wants is small enough to keep the connection."""
@@ -147,7 +150,7 @@ class Exchange:
         if self._length is not None and self.sent > self._length:
             self.abort()
         elif data and not self.finished:
-            self._channel.write_body(data)
+            self._channel.write(data)
 
     def finish(self) -> None:
         """End the answer; a body that is short of what was announced cuts the connection."""

@@ -28,14 +28,16 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from gateway.core import fasttls
 
 #: What encrypts, for every connection of the gateway. Whatever stands here is called as
 #: ``TRANSPORT(factory, protocol)``, keeps the protocol in the attribute ``wrappedProtocol``, and
 #: calls its ``handshakeCompleted``.
-TRANSPORT: type[TLSMemoryBIOProtocol] = BufferingTLSTransport
+TRANSPORT: type[TLSMemoryBIOProtocol] = fasttls.TRANSPORT
 
 #: Suites of TLS 1.2. Source: Mozilla, Server Side TLS 6.0, intermediate; AES-GCM first.
 MOZILLA_INTERMEDIATE = ":".join(

@@ -1,0 +1,317 @@
+"""Fast TLS and Twisted's own keep the same promises, over real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IPushProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.core import dev_pki, fasttls
+from gateway.core.tls import basic_context, present, tls_factory
+from tests.support import ReactorTestCase
+
+SIZES = (1, 5, 16_383, 16_384, 16_385, 131_072, 131_073, 400_000, 3)
+LARGE = 8 << 20
+
+
+@cache
+def issued() -> dev_pki.Issued:
+    """A certificate for nobody in particular."""
+    now = datetime.now(UTC)
+    return dev_pki.authority(now).issue("host.invalid", now=now)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Serve:
+    """Makes server sides."""
+
+    def __init__(self) -> None:
+        self.context = basic_context(SSL.TLS_SERVER_METHOD)
+        present(self.context, [issued().certificate], issued().key)
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return SSL.Connection(self.context, None)
+
+
+class Side(Protocol):
+    """The server's protocol; remembers what happens to it."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.deliveries = 0
+        self.lost: Deferred[BaseException | None] = Deferred()
+        self.echo = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+        self.deliveries += 1
+        if self.echo:
+            self.transport.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback(reason.value)
+
+
+@implementer(IPushProducer)
+class Source:
+    """Writes while it is wanted."""
+
+    def __init__(self, side: Side, total: int) -> None:
+        self.side = side
+        self.left = total
+        self.pauses = 0
+        self.wanted = True
+
+    def run(self) -> None:
+        while self.wanted and self.left:
+            piece = min(self.left, 100_000)
+            self.left -= piece
+            self.side.transport.write(b"x" * piece)
+        if not self.left:
+            self.side.transport.unregisterProducer()
+            self.side.transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        self.pauses += 1
+        self.wanted = False
+
+    def resumeProducing(self) -> None:
+        self.wanted = True
+        self.run()
+
+    def stopProducing(self) -> None:
+        self.wanted = False
+        self.left = 0
+
+
+class StockTests(ReactorTestCase):
+    """Twisted's transport, which serves where ours cannot; the client is OpenSSL on a plain socket."""
+
+    kind: type[TLSMemoryBIOProtocol] = BufferingTLSTransport
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor
+
+        self.reactor: Any = reactor
+        self.side = Side()
+        factory: Any = tls_factory(Serve(), Factory.forProtocol(lambda: self.side), reactor)
+        factory.protocol = self.kind
+        port: Any = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.socket = socket.create_connection(("127.0.0.1", port.getHost().port), 5)
+        self.addCleanup(self.socket.close)
+        self.socket.setblocking(False)
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_verify(SSL.VERIFY_NONE)
+        self.client = SSL.Connection(context, self.socket)
+        self.client.set_connect_state()
+
+    async def turn(self) -> None:
+        await deferLater(self.reactor, 0.001, lambda: None)
+
+    async def do(self, operation: Any, *args: object) -> Any:
+        """Repeat an operation of the client until it need not wait."""
+        while True:
+            try:
+                return operation(*args)
+            except (SSL.WantReadError, SSL.WantWriteError):
+                await self.turn()
+
+    async def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            sent = await self.do(self.client.send, view[:100_000].tobytes())
+            view = view[sent:]
+
+    async def receive(self, size: int) -> bytes:
+        got = b""
+        while len(got) < size:
+            got += await self.do(self.client.recv, 65536)
+        return got
+
+    async def connected(self) -> None:
+        await self.do(self.client.do_handshake)
+        await self.turn()
+
+    @staticmethod
+    def run_it(coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:
+        return Deferred.fromCoroutine(coroutine)
+
+    def test_both_ways(self) -> Deferred[None]:
+        """Every byte arrives once and in order, whatever the sizes of the pieces."""
+
+        async def run() -> None:
+            self.side.echo = True
+            await self.connected()
+            for size in SIZES:
+                data = os.urandom(size)
+                await self.send(data)
+                self.assertEqual(await self.receive(size), data)
+
+        return self.run_it(run())
+
+    def test_large_write(self) -> Deferred[None]:
+        """One write may be larger than every buffer on the way."""
+
+        async def run() -> None:
+            data = os.urandom(LARGE)
+            await self.connected()
+            self.side.transport.write(data)
+            self.side.transport.writeSequence([b"a", b"b"])
+            self.assertEqual(await self.receive(LARGE + 2), data + b"ab")
+
+        return self.run_it(run())
+
+    def test_back_pressure(self) -> Deferred[None]:
+        """A producer is paused while the peer does not read, and what it wrote arrives before the end."""
+
+        async def run() -> None:
+            await self.connected()
+            source = Source(self.side, LARGE)
+            self.side.transport.registerProducer(source, True)
+            source.run()
+            for _ in range(50):
+                await self.turn()
+            self.assertGreaterEqual(source.pauses, 1)
+            self.assertGreater(source.left, LARGE // 4)
+            self.assertEqual(await self.receive(LARGE), b"x" * LARGE)
+            with self.assertRaises(SSL.ZeroReturnError):
+                await self.receive(1)
+
+        return self.run_it(run())
+
+    def test_close(self) -> Deferred[None]:
+        """A close sends what was written before it and nothing after, then ends in good order."""
+
+        async def run() -> None:
+            await self.connected()
+            self.side.transport.write(b"last")
+            self.side.transport.loseConnection()
+            self.side.transport.write(b"too late")
+            self.assertEqual(await self.receive(4), b"last")
+            with self.assertRaises(SSL.ZeroReturnError):
+                await self.receive(1)
+            self.client.shutdown()
+            reason = await self.side.lost
+            self.assertIsInstance(reason, ConnectionDone)
+
+        return self.run_it(run())
+
+    def test_closed_by_peer(self) -> Deferred[None]:
+        """The peer's own close ends the connection after its last bytes."""
+
+        async def run() -> None:
+            await self.connected()
+            await self.send(b"x" * 200_000)
+            self.client.shutdown()
+            reason = await self.side.lost
+            self.assertEqual((len(self.side.heard), type(reason)), (200_000, ConnectionDone))
+
+        return self.run_it(run())
+
+    def test_truncated(self) -> Deferred[None]:
+        """An end without the TLS alert is a loss, never a clean end."""
+
+        async def run() -> None:
+            await self.connected()
+            await self.send(b"part")
+            self.socket.shutdown(socket.SHUT_RDWR)
+            reason = await self.side.lost
+            self.assertIsInstance(reason, ConnectionLost)
+            self.assertEqual(self.side.heard, b"part")
+
+        return self.run_it(run())
+
+    def test_garbage(self) -> Deferred[None]:
+        """What is no TLS ends the connection with an error, delivering nothing of it."""
+
+        async def run() -> None:
+            await self.connected()
+            self.socket.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            reason = await self.side.lost
+            self.assertIsInstance(reason, SSL.Error)
+            self.assertEqual(self.side.heard, b"")
+
+        return self.run_it(run())
+
+    def test_abort(self) -> Deferred[None]:
+        """An abort drops what waits and delivers nothing more."""
+
+        async def run() -> None:
+            await self.connected()
+            self.side.transport.write(b"x" * LARGE)
+            self.side.transport.abortConnection()
+            await self.side.lost
+            with self.assertRaises((SSL.Error, OSError)):
+                await self.receive(LARGE)
+
+        return self.run_it(run())
+
+    def test_paused(self) -> Deferred[None]:
+        """Nothing is read for a protocol that has paused its transport."""
+
+        async def run() -> None:
+            await self.connected()
+            self.side.transport.pauseProducing()
+            self.client.send(b"waits")
+            for _ in range(20):
+                await self.turn()
+            self.assertEqual(self.side.heard, b"")
+            self.side.transport.resumeProducing()
+            while not self.side.heard:
+                await self.turn()
+            self.assertEqual(self.side.heard, b"waits")
+            self.side.transport.abortConnection()
+            await self.side.lost
+
+        return self.run_it(run())
+
+
+class FastTests(StockTests):
+    """Ours, held to the same promises."""
+
+    kind = fasttls.FastTLS
+
+    def test_few_deliveries(self) -> Deferred[None]:
+        """A read from the socket is one delivery, not one for each record."""
+
+        async def run() -> None:
+            await self.connected()
+            self.side.transport.pauseProducing()
+            for _ in range(6):
+                await self.do(self.client.send, b"x" * 16_384)
+            await self.turn()
+            self.side.transport.resumeProducing()
+            while len(self.side.heard) < 6 * 16_384:
+                await self.turn()
+            self.assertLessEqual(self.side.deliveries, 2)
+
+        return self.run_it(run())
+
+    def test_chosen(self) -> None:
+        """It is what serves here, unless the environment says otherwise."""
+        self.assertEqual(fasttls.MISSING, ())
+        code = "from gateway.core.fasttls import TRANSPORT; print(TRANSPORT.__name__)"
+        for value, name in (("on", "FastTLS"), ("off", "BufferingTLSTransport")):
+            environment = {**os.environ, "GATEWAY_FAST": value}
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+            )
+            self.assertEqual(done.stdout.split(), [name.encode()])
