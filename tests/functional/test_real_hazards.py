@@ -84,7 +84,12 @@ class StrangerCrowdTests(CrowdTests):
     """The same where local addresses have no privilege, so that the limits of strangers hold."""
 
     sections: ClassVar[Sections] = {
-        "limits": {"handshake_timeout": "8s", "header_timeout": "8s", "exempt": "192.0.2.1/32"}
+        "limits": {
+            "handshake_timeout": "8s",
+            "exempt": "192.0.2.1/32",
+            "unauthenticated": "100",
+            "handshakes": "100",
+        }
     }
 
     def test_served(self) -> None:
