@@ -49,7 +49,6 @@ types: $(VENV)/.made-test
 
 test: $(VENV)/.made-test
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m twisted.trial --version >/dev/null
 	$(BIN)/python $(WARNINGS) -m coverage run -m twisted.trial --temp-directory=var/trial tests
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/coverage combine --quiet

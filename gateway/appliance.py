@@ -333,10 +333,7 @@ class Appliance(logs.LoggedService):
         """
         systemd.reloading()
         try:
-            new = configuration.load(self.config.file)
-            problems = configuration.check(new)
-            if problems:
-                raise errors.ConfigError(problems)
+            new = configuration.load(self.config.file, opened=True)
             signers = self._signers(new)
             if self._tls is not None:
                 self._tls.reload(lambda: self._context(new))

@@ -40,11 +40,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration; what is wrong with it is said at once, and nothing is started."""
         try:
-            self.loaded = loaded = config.load(self["config"])
-            if self["check"] or not self["show-config"]:
-                problems = config.check(loaded)
-                if problems:
-                    raise ConfigError(problems)
+            opened = bool(self["check"] or not self["show-config"])
+            self.loaded = loaded = config.load(self["config"], opened=opened)
         except ConfigError as error:
             for problem in error.problems:
                 print(f"gateway: {problem}", file=sys.stderr)  # noqa: T201

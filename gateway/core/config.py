@@ -177,9 +177,10 @@ def _across(config: Config) -> Iterator[tuple[str, str, str]]:
             yield section, key, f"is that of {place}, right would be the same tls for both"
 
 
-def load(path: Path | str) -> Config:
-    """Read and judge the file *path* and its drop-ins; nothing it names is opened.
+def load(path: Path | str, *, opened: bool = False) -> Config:
+    """Read and judge the file *path* and its drop-ins.
 
+    :param opened: open every file that is named, too; otherwise none.
     :raises ConfigError: with all problems at once.
     """
     file = Path(path).absolute()
@@ -199,11 +200,16 @@ def load(path: Path | str) -> Config:
         elif isinstance(one_target := _section(reading, name, Target, file.parent), Target):
             targets[target[1]] = one_target
     off = tuple(name for name in reading.seen if name.split(" ")[0] in UNAVAILABLE)
+    good = {name: section for name, section in made.items() if section is not None}
+    config = Config(file=file, files=tuple(files), unavailable=off, targets=targets, **good)
     if not reading.problems:
-        config = Config(file=file, files=tuple(files), unavailable=off, targets=targets, **made)
         for section, key, what in _across(config):
             source = reading.values.get(section, {}).get(key, ("", reading.seen.get(section, file)))[1]
             reading.wrong(source, section, key, what)
-    if reading.problems:
-        raise ConfigError(reading.problems)
+    problems = list(reading.problems)
+    if opened:
+        # What a section leaves out has its default, unless the section itself is wrong.
+        problems += check(config, only=SECTIONS.keys() - made.keys() | good.keys())
+    if problems:
+        raise ConfigError(problems)
     return config

@@ -160,13 +160,10 @@ class Check(Command):
 
     async def run(self, shell: Shell) -> None:
         from gateway.core.config import load  # pydantic is slow to come
-        from gateway.core.config_check import check
 
         path = self["config"]
         try:
-            config = load(path)
-            if found := check(config):
-                raise ConfigError(found)
+            config = load(path, opened=True)
         except ConfigError as error:
             if shell.as_json:
                 shell.show({"good": False, "problems": error.problems, "warnings": []}, "")

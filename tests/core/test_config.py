@@ -322,6 +322,14 @@ class CheckTests(ConfigCase):
         """The example with its files in place has no problems."""
         self.assertEqual(check(self.load(EXAMPLE)), [])
 
+    def test_with_words(self) -> None:
+        """A missing file comes in the same round as a wrong word; a wrong section's defaults do not."""
+        (self.base / "pki" / "engine.pem").unlink()
+        self.file.write_text(EXAMPLE.replace("state_dir = var/state", "state_dirs = var/state"))
+        error = self.assertRaises(ConfigError, load, self.file, opened=True)
+        places = [problem.split(": ")[1] for problem in error.problems]
+        self.assertEqual(places, ["[gateway] state_dirs", "[tokens] engine_certificate"])
+
     def test_missing(self) -> None:
         """Every file and directory that is not there is named, with section and key."""
         config = self.load(EXAMPLE + "[log]\naudit = gateway.conf/x/audit.log\n")
