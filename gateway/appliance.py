@@ -213,6 +213,7 @@ class Appliance(logs.LoggedService):
         hooks = trusted if section in _TRUSTED else self._guard.hooks(section)
         return GatewaySite(
             self._reactor,
+            name=section,
             root=Tree(),
             limits=HttpLimits(
                 max_request_line=limits.request_line,

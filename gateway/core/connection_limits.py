@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 from attrs import define, field, frozen
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress, ILoggingContext, IProtocol, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -252,7 +252,7 @@ def _put(table: dict[str, Value], address: str, value: Value) -> None:
         del table[next(iter(table))]
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, ILoggingContext)
 @frozen(eq=False)
 class _Counted:
     """A factory whose connections are counted. What it builds is what the other one built."""
@@ -267,6 +267,11 @@ class _Counted:
 
     def doStop(self) -> None:
         self.factory.doStop()
+
+    def logPrefix(self) -> str:
+        """What Twisted calls this when it begins and ends to listen."""
+        inner = ILoggingContext(self.factory, None)
+        return self.listener if inner is None else inner.logPrefix()
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
         limits = self.limits

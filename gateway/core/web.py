@@ -44,6 +44,7 @@ _METHODS = {b"GET", b"HEAD", b"PUT", b"POST", b"PATCH", b"DELETE", b"OPTIONS"}
 class GatewaySite(Site):
     """What is served on one listener.
 
+    :ivar name: for logs.
     :ivar routes: asked in turn for the application of a request.
     :ivar root: of the ordinary pages.
     :ivar observe: called with each finished exchange and its seconds.
@@ -59,6 +60,7 @@ class GatewaySite(Site):
         self,
         clock: IReactorTime,
         *,
+        name: str = "http",
         root: Resource | None = None,
         limits: HttpLimits | None = None,
         observe: Observe = lambda exchange, seconds: None,
@@ -68,6 +70,7 @@ class GatewaySite(Site):
         proven: Callable[[HttpChannel], object] = lambda channel: None,
     ) -> None:
         super().__init__(root if root is not None else Tree(), reactor=clock)
+        self.name = name
         self.clock = clock
         self.limits = limits or HttpLimits()
         self.observe = observe
@@ -80,6 +83,10 @@ class GatewaySite(Site):
         self._hosts = hosts
         self._log = Logger()
         self._channels: set[HttpChannel] = set()
+
+    def logPrefix(self) -> str:
+        """What Twisted calls this when it begins and ends to listen."""
+        return self.name
 
     def startFactory(self) -> None:
         """Keep out of Twisted's own access log and its timer: a path may hold a ticket."""
