@@ -61,7 +61,8 @@ docs: $(VENV)/.made
 	$(BIN)/python -c "from gateway.core.config_text import document; print(document(), end='')" > conf/gateway.conf
 
 install:
-	$(PYTHON) -m pip install --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps --no-build-isolation .
+	PIP_BREAK_SYSTEM_PACKAGES=1 $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps .
 	install -D -m 0640 conf/gateway.conf "$(DESTDIR)/etc/gateway/gateway.conf"
 	install -D -m 0644 docs/man/gatewayctl.1 "$(DESTDIR)$(PREFIX)/share/man/man1/gatewayctl.1"
 	install -D -m 0644 docs/man/gateway.8 "$(DESTDIR)$(PREFIX)/share/man/man8/gateway.8"
