@@ -273,7 +273,7 @@ class RegistryContract:
     def test_renewal_race(self) -> None:
         """Renewing in the very turn of expiry works out the same in whatever order things happen."""
         random = Random(11)
-        for round_ in range(500):
+        for round_ in range(10_000):
             grant = evolve(IMAGE, uuid=f"race{round_}", timeout=10)
             self.add(grant)
             self.clock.advance(9)
