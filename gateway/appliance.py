@@ -239,14 +239,18 @@ class Appliance(logs.LoggedService):
             site.resource = pages()
         elif section == "control":
             orders = Orders(self.health.status, self.drain.start, self.reload)
-            timeout = lambda: self.config.control.remove_timeout  # noqa: E731
-            site.resource = control_tree(self.registry, self.sessions, orders, self._reactor, wall, timeout)
+            site.resource = control_tree(
+                self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout
+            )
         elif section == "metrics":
             root: Resource = Tree()
             root.putChild(b"metrics", MetricsPage(self.metrics))
             root.putChild(b"healthz", HealthPage())
             root.putChild(b"readyz", ReadyPage(self.health.checks, self.health.degraded))
             site.resource = root
+
+    def _remove_timeout(self) -> float:
+        return self.config.control.remove_timeout
 
     # -- life ------------------------------------------------------------------------------
 

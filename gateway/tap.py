@@ -34,7 +34,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        print(f"gateway {__version__}")  # noqa: T201
+        print(f"gateway {__version__}")
         sys.exit(0)
 
     def postOptions(self) -> None:
@@ -44,14 +44,14 @@ class Options(usage.Options):
             self.loaded = loaded = config.load(self["config"], opened=opened)
         except ConfigError as error:
             for problem in error.problems:
-                print(f"gateway: {problem}", file=sys.stderr)  # noqa: T201
+                print(f"gateway: {problem}", file=sys.stderr)
             sys.exit(EX_CONFIG)
         for warning in loaded.warnings:
-            print(f"gateway: warning: {warning}", file=sys.stderr)  # noqa: T201
+            print(f"gateway: warning: {warning}", file=sys.stderr)
         if self["check"]:
-            print(config.render(loaded))  # noqa: T201
+            print(config.render(loaded))
         elif self["show-config"]:
-            print(json.dumps(config.show(loaded), indent=2))  # noqa: T201
+            print(json.dumps(config.show(loaded), indent=2))
         if self["check"] or self["show-config"]:
             sys.exit(0)
 

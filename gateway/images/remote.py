@@ -253,12 +253,13 @@ class RemoteTarget:
         try:
             await self._answered(uplink, pumping, lambda: self._put(offset, length, flush, fresh=True))
             await self._done(uplink.call, 200, 204)
-        except BaseException as error:
-            uplink.call.abort()
-            if isinstance(error, CancelledError) and stalled:
+        except CancelledError:
+            if stalled:
                 raise errors.UpstreamTimeout(reason="stalled") from None
             raise
         finally:
+            # A call that went by whole was given back, and this changes nothing.
+            uplink.call.abort()
             watch.stop()
             pumping.cancel()
             pumping.addErrback(lambda _: None)
