@@ -66,8 +66,8 @@ class Forbidden(GatewayError):
 class NoTicket(Forbidden):
     """No usable ticket has this id.
 
-    Unknown, expired, revoked and used-up tickets look the same to the peer (reference/security
-    section 10); only :attr:`reason` tells them apart.
+    Unknown, expired, revoked and used-up tickets look the same to the peer; only :attr:`reason`
+    tells them apart.
     """
 
     word = "no_ticket"
