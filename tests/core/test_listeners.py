@@ -8,6 +8,7 @@ import socket
 import stat
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -27,10 +28,10 @@ class ListenerTests(ReactorTestCase):
         self.addCleanup(rmtree, self.directory)
         self.path = self.directory / "deep" / "control.sock"
 
-    def listen(self, endpoint: str) -> Listener:
+    def listen(self, endpoint: str, protocol: Callable[[], Protocol] = Protocol) -> Listener:
         from twisted.internet import reactor
 
-        listener = Listener(reactor, endpoint, Factory.forProtocol(Protocol), 5)
+        listener = Listener(reactor, endpoint, Factory.forProtocol(protocol), 5)
         self.addCleanup(listener.stopService)
         listener.privilegedStartService()
         listener.startService()
@@ -63,6 +64,21 @@ class ListenerTests(ReactorTestCase):
         two = self.listen("tcp:0:interface=127.0.0.1:backlog=7")
         ports: list[Any] = [one.port, two.port]
         self.assertEqual([port.backlog for port in ports], [5, 7])
+
+    def test_no_delay(self) -> Deferred[None]:
+        """No byte of an answer waits for the client to acknowledge the one before it."""
+        made: Deferred[None] = Deferred()
+
+        class Accepted(Protocol):
+            def connectionMade(self) -> None:
+                handle: socket.socket = self.transport.getHandle()  # type: ignore[union-attr]
+                self.transport.loseConnection()  # type: ignore[union-attr]
+                made.callback(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))  # type: ignore[arg-type]
+
+        port = self.number(self.listen("tcp:0:interface=127.0.0.1", Accepted))
+        client = socket.create_connection(("127.0.0.1", port), 5)
+        self.addCleanup(client.close)
+        return made.addCallback(self.assertEqual, 1)
 
     def test_taken(self) -> None:
         """A port that is taken fails the start: nobody lives on deaf."""
