@@ -1,7 +1,8 @@
-"""``bench/run``: every figure as a median of interleaved runs, CPU from the kernel's accounting.
+"""``bench/run``: the gateway and the programs people would run instead, one after the other, again and again.
 
-CPU seconds are user and system time of the relaying process (``/proc/PID/stat``), per GiB of body.
-A ratio is peer divided by gateway: above 1 the gateway is cheaper.
+CPU seconds are user and system time of the relaying process and its children, from the kernel's
+accounts. Figures are medians with the least and the most; ratios are of medians, and above 1 where
+the gateway is better.
 """
 
 from __future__ import annotations
@@ -9,153 +10,141 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import ssl
-import statistics
-import subprocess
+import shlex
 import sys
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.proxy import ImageioProxy
-from tests.functional.peers import Daemon, Gateway, short_directory
+from bench import document, machine
+from bench.cases import GATEWAY
+from bench.document import Section
+from bench.measures import MEASURES
+from bench.peers import PEERS
+from bench.stage import Options, stage
 
-MIB = 1 << 20
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds that process *pid* has used. Source: proc(5), fields 14 and 15 of stat."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def transfer(method: str, url: str, ca: Path, source: Path) -> None:
-    """One upload or download by curl, the same light client for all."""
-    command = ["curl", "-sS", "--fail", "--http1.1", "--cacert", str(ca), "--max-time", "120", url]
-    command += ["-T", str(source)] if method == "PUT" else ["-o", "/dev/null"]
-    subprocess.run(command, check=True, timeout=130)
+_EXAMPLES = """\
+examples:
+  bench/run images --peers nginx,haproxy,imageio --runs 5
+  bench/run images --case tls-get --peers nginx --size 256 --json
+  bench/run all --write docs/performance     the tables and the plot of docs/performance.md
+"""
 
 
-def images(directory: Path, runs: int, size: int) -> dict[str, object]:
-    """Relay one image through the gateway and through ovirt-imageio's own proxy, TLS on both sides."""
-    gateway = Gateway(directory)
-    pki = (gateway.ca, gateway.certificate, gateway.key)
-    daemon = Daemon(directory, pki)
-    proxy = ImageioProxy(directory, pki)
-    image, source = directory / "images" / "bench.raw", directory / "source"
-    with image.open("wb") as file:
-        file.truncate(size)
-    with source.open("wb") as file:
-        for _ in range(size // MIB):
-            file.write(os.urandom(MIB))
-    ticket_id = str(uuid.uuid4())
-    ticket = {
-        "uuid": ticket_id,
-        "size": size,
-        "url": image.as_uri(),
-        "timeout": 3600,
-        "ops": ["read", "write"],
-    }
-    results: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    try:
-        gateway.start()
-        daemon.start()
-        proxy.start()
-        daemon.put(ticket)
-        relay = {**ticket, "url": daemon.url(ticket_id)}
-        gateway.put(relay)
-        proxy.put(relay)
-        targets = {"gateway": (gateway.pid, gateway.port), "ovirt-imageio": (proxy.pid, proxy.port)}
-        for run in range(runs + 1):
-            for name, (pid, port) in targets.items():
-                for method in ("GET", "PUT"):
-                    url = f"https://localhost:{port}/images/{ticket_id}"
-                    before, begin = cpu(pid), time.monotonic()
-                    transfer(method, url, gateway.ca, source)
-                    used, seconds = cpu(pid) - before, time.monotonic() - begin
-                    # The first run warms up.
-                    if run:
-                        results.setdefault(method, {}).setdefault(name, []).append((used, seconds))
-    finally:
-        for peer in (proxy, gateway, daemon):
-            peer.kill()
-    gib = size / (1 << 30)
-    found: dict[str, object] = {}
-    for method, by_name in results.items():
-        costs = {name: [used / gib for used, _ in pairs] for name, pairs in by_name.items()}
-        medians = {name: statistics.median(cost) for name, cost in costs.items()}
-        row: dict[str, object] = {
-            name: {
-                "cpu_s_per_gib": round(medians[name], 3),
-                "cpu_min_max": [round(min(costs[name]), 3), round(max(costs[name]), 3)],
-                "mib_per_s": round(statistics.median(size / MIB / seconds for _, seconds in pairs), 1),
-            }
-            for name, pairs in by_name.items()
-        }
-        row["ratio"] = round(medians["ovirt-imageio"] / medians["gateway"], 2)
-        found[method.lower()] = row
-    return found
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, measure, print.
+
+    :return: 1 when ``--check`` is given and a floor is missed.
+    """
+    chosen = _parser().parse_args(arguments)
+    names = [name for name in MEASURES if name in chosen.measures or "all" in chosen.measures]
+    options = Options(
+        runs=chosen.runs,
+        size=chosen.size and chosen.size << 20,
+        seconds=chosen.seconds,
+        connections=chosen.connections,
+        peers=chosen.peers,
+        cases=tuple(chosen.case),
+    )
+    command = shlex.join(["bench/run", *(sys.argv[1:] if arguments is None else arguments)])
+    where = machine.describe()
+    if not chosen.json:
+        _say(f"{where['cpu']}, {where['cores']} cores, {where['memory']}, Linux {where['kernel']}")
+        _say(command)
+    sections = []
+    for name in names:
+        section = _measure(name, options, command)
+        sections.append(section)
+        if not chosen.json:
+            _say(section.text())
+        if chosen.write is not None:
+            document.write(chosen.write, where, [section])
+    if chosen.json:
+        found = {"machine": where, "command": command, "measures": [it.plain() for it in sections]}
+        _say(json.dumps(found))
+    missed = [f"{case.name} against {peer}" for it in sections for case in it.cases for peer in case.missed()]
+    for each in missed:
+        sys.stderr.write(f"floor missed: {each}\n")
+    return 1 if missed and chosen.check else 0
 
 
-def idle(directory: Path, runs: int, size: int) -> dict[str, object]:
-    """Memory of an idle TLS keep-alive connection after one request, and of one that is silent."""
-    gateway = Gateway(directory)
-    gateway.start(descriptors=8192)
-    count = 2000
-    try:
-        context = gateway.context()
-        warm = [_connection(gateway, context) for _ in range(50)]
-        before = gateway.rss()
-        kept = [_connection(gateway, context) for _ in range(count)]
-        grown = gateway.rss() - before
-        del warm, kept
-    finally:
-        gateway.kill()
-    return {"connections": count, "kib_each": round(grown / count / 1024, 1)}
+def _measure(name: str, options: Options, command: str) -> Section:
+    measure = MEASURES[name]
+    # Whoever is named beside the measure's own peers has no part in it.
+    peers = [it for it in measure.peers if it == GATEWAY or not options.peers or it in options.peers]
+    load = machine.load()
+    with stage(peers, measure.rate) as running:
+        cases = measure.run(running, options)
+    return Section(name, measure.summary, command, load, running.versions, cases)
 
 
-def _connection(gateway: Gateway, context: ssl.SSLContext) -> ssl.SSLSocket:
-    connection = gateway.connect()
-    connection.sendall(b"GET /info/ HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    answer = b""
-    while b"}" not in answer:
-        answer += connection.recv(4096)
-    return connection
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
-MEASURES: dict[str, Callable[[Path, int, int], dict[str, object]]] = {"images": images, "idle": idle}
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench/run",
+        description=__doc__,
+        epilog=f"measures:\n{_list()}\n\n{_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "measures",
+        nargs="*",
+        default=["all"],
+        metavar="MEASURE",
+        choices=["all", *MEASURES],
+        help="all of them (default), or some",
+    )
+    parser.add_argument(
+        "--peers",
+        type=_peers,
+        default=(),
+        metavar="A,B",
+        help=f"some of {', '.join(it for it in PEERS if it != GATEWAY)}, or none",
+    )
+    parser.add_argument(
+        "--runs", type=_positive, default=5, help="runs that count, after one that does not (5)"
+    )
+    parser.add_argument("--size", type=_positive, metavar="MIB", help="of each transfer (512; memory: 4096)")
+    parser.add_argument("--connections", type=_positive, metavar="N", help="at once")
+    parser.add_argument("--seconds", type=float, help="of each run of what lasts a time (2)")
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="PART", help="only cases with PART in their name"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="PREFIX",
+        help="put the tables into PREFIX.md, between its marks, and the plot into PREFIX.svg",
+    )
+    parser.add_argument("--check", action="store_true", help="fail when a floor is missed")
+    return parser
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[*MEASURES, []], help="default: all")
-    parser.add_argument("--runs", type=int, default=5, help="interleaved runs (5)")
-    parser.add_argument("--size", type=int, default=256, help="MiB of each transfer (256)")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
-    options = parser.parse_args()
-    results: dict[str, object] = {
-        "load": os.getloadavg()[0],
-        "openssl": {"system": ssl.OPENSSL_VERSION, "gateway": _gateway_openssl()},
-    }
-    for name in options.what or MEASURES:
-        directory = short_directory()
-        try:
-            results[name] = MEASURES[name](directory, options.runs, options.size * MIB)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-    json.dump(results, sys.stdout, indent=None if options.json else 2)
-    print()  # noqa: T201
+def _list() -> str:
+    return "\n".join(f"  {name:<12} {measure.summary}" for name, measure in MEASURES.items())
 
 
-def _gateway_openssl() -> str:
-    from OpenSSL import SSL
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, text.split(",")))
+    for name in names:
+        if name not in PEERS and name != "none":
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(PEERS)}")
+    return names
 
-    return str(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii"))
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 if __name__ == "__main__":
-    main()
+    # A peer must not inherit somebody's proxy settings.
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+    sys.exit(main())

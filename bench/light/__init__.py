@@ -1,0 +1,144 @@
+"""The light client and image host, in C: a bottleneck last of all.
+
+Compiled when it is first used, into ``var/bench/light``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.functional.commands import need
+from tests.functional.peers import Peer
+
+_SOURCES = Path(__file__).parent
+_PROGRAM = _SOURCES.parents[1] / "var" / "bench" / "light"
+#: Bytes a second below which something is wrong, and seconds that anything may take.
+_CRAWL = 20 << 20
+_PATIENCE = 60.0
+
+
+def build() -> Path:
+    """The program, compiled when it is older than its sources."""
+    sources = sorted(_SOURCES.glob("*.c"))
+    newest = max(source.stat().st_mtime for source in [*sources, *_SOURCES.glob("*.h")])
+    if not _PROGRAM.exists() or _PROGRAM.stat().st_mtime < newest:
+        _PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = _PROGRAM.with_name(f"light.{os.getpid()}")
+        command = [need("gcc", "apt install gcc"), "-std=c11", "-O2", "-Wall", "-Wextra", "-pthread"]
+        command += ["-o", str(unfinished), *map(str, sources), "-lssl", "-lcrypto"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise AssertionError(f"gcc (apt install gcc libssl-dev) said\n{done.stderr[-4000:]}")
+        unfinished.replace(_PROGRAM)
+    return _PROGRAM
+
+
+@frozen
+class Way:
+    """Where a client finds an image: a TLS port of localhost and a path."""
+
+    port: int
+    path: str
+
+
+@frozen
+class Result:
+    """What the client saw.
+
+    :ivar p50: seconds of a request; so is ``p99``.
+    :ivar cpu: seconds that the client itself used.
+    """
+
+    requests: int
+    bytes: int
+    seconds: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+class Host(Peer):
+    """The image host.
+
+    :param rate: bytes a second at which it takes an upload; 0 for as they come.
+    :ivar tls: a port; ``tcp`` is one that offers ``unix``, a path, by OPTIONS, as image daemons do.
+    """
+
+    name = "host"
+
+    def __init__(self, directory: Path, certificate: Path, key: Path, rate: float = 0.0) -> None:
+        super().__init__(directory)
+        self.unix = directory / "host.sock"
+        self.tls = self.tcp = 0
+        self._command = [str(build()), "host", "--certificate", str(certificate), "--key", str(key)]
+        self._command += ["--rate", str(rate), "--offer", str(self.unix), "tls", "tcp", f"unix:{self.unix}"]
+
+    def start(self) -> None:
+        self.spawn(self._command, lambda: "}" in self.log())
+        said: Mapping[str, int] = json.loads(self.log().splitlines()[0])
+        self.tls, self.tcp = said["tls"], said["tcp"]
+
+
+@frozen
+class Client:
+    """Starts the light client, which verifies what it reads and whom it talks to."""
+
+    ca: Path
+
+    def command(
+        self,
+        mode: str,
+        way: Way,
+        *,
+        size: int = 4096,
+        connections: int = 1,
+        count: int = 1,
+        seconds: float = 0.0,
+        rate: float = 0.0,
+        resume: bool = False,
+    ) -> list[str]:
+        """The arguments; see ``main.c``.
+
+        :param mode: ``get``, ``put``, ``ranges`` or ``connect``.
+        :param size: bytes of one request.
+        :param count: requests of each connection, unless *seconds* are said.
+        """
+        command = [str(build()), mode, "--to", str(way.port), "--path", way.path, "--ca", str(self.ca)]
+        command += ["--bytes", str(size), "--connections", str(connections), "--count", str(count)]
+        command += ["--seconds", str(seconds), "--rate", str(rate)]
+        return [*command, "--resume"] if resume else command
+
+    def run(self, mode: str, way: Way, *, limit: float = 0.0, **what: float) -> Result:
+        """Run it to its end.
+
+        :param limit: seconds it may take at most, beyond what is always granted.
+        :raises AssertionError: something went wrong, and what.
+        """
+        command = self.command(mode, way, **what)  # type: ignore[arg-type]
+        return result(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE), limit)
+
+
+def granted(size: int) -> float:
+    """Seconds within which so many bytes have to be through."""
+    return size / _CRAWL
+
+
+def result(process: subprocess.Popen[bytes], limit: float = 0.0) -> Result:
+    """Wait for a client and read what it says; it is gone afterwards."""
+    with process:
+        try:
+            said, wrong = process.communicate(timeout=_PATIENCE + limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"the client did not end: {process.args!r}") from None
+    if process.returncode:
+        raise AssertionError(
+            f"the client failed: {process.args!r}\n{wrong[-2000:].decode('utf-8', 'replace')}"
+        )
+    return Result(**json.loads(said))

@@ -1,0 +1,80 @@
+/* The light client and host: what they share. See main.c for what they do. */
+#ifndef LIGHT_H
+#define LIGHT_H
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Bytes moved at a time: what fits the second-level cache beside the relay's own. */
+enum { PIECE = 128 * 1024 };
+/* The bytes of every image repeat after so many. */
+enum { PATTERN = 1 << 20 };
+
+/* -- stream.c: a connection, plain or TLS, blocking; nothing takes longer than thirty seconds. */
+
+struct stream {
+    int fd;
+    SSL *tls;
+    char *head; /* what was read ahead while looking for the end of a head */
+    size_t begin, end;
+};
+
+SSL_CTX *client_tls(const char *ca);
+SSL_CTX *host_tls(const char *certificate, const char *key);
+int listen_on(const char *place, char *said, size_t room);
+struct stream *stream_accept(int fd, SSL_CTX *context);
+struct stream *stream_connect(const char *place, SSL_CTX *context, SSL_SESSION *before);
+ssize_t stream_read(struct stream *stream, void *into, size_t most);
+bool stream_write(struct stream *stream, const void *data, size_t length);
+/* The next head up to its empty line, zero-terminated; NULL when there is none. Free it. */
+char *stream_head(struct stream *stream);
+void stream_close(struct stream *stream);
+
+/* -- common.c */
+
+/* The value of a field, up to the end of the head; NULL without it. */
+const char *field(const char *head, const char *name);
+int status_of(const char *head);
+/* Where in an image the body of a request is, by its Range or Content-Range. */
+void place_of(const char *head, const char *name, long long *first, long long *last);
+
+/* What images hold, so that no relay wins by mixing bytes up. */
+
+void pattern_make(void);
+/* PIECE bytes and more of the image from *offset* on. */
+const char *pattern_at(long long offset);
+bool pattern_is(const char *data, size_t length, long long offset);
+
+/* A side that is slow on purpose. */
+
+struct pace {
+    double rate; /* bytes a second; 0 for as fast as it goes */
+    double began;
+    long long moved;
+};
+
+double now(void);
+void pace(struct pace *pace, size_t moved);
+
+/* -- the modes */
+
+int host(int count, char **places, SSL_CTX *context, long long size, double rate, const char *offered);
+
+struct order {
+    const char *mode, *place, *path;
+    SSL_CTX *context; /* NULL: plain */
+    long long bytes;  /* of each request */
+    int connections;
+    long count;     /* requests of each connection; */
+    double seconds; /* or for so long, when above 0 */
+    double rate;
+    bool resume;
+};
+
+int client(const struct order *order);
+
+void fail(const char *what) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,35 @@
+"""Everything that can be measured, by the name it has on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from attrs import frozen
+
+from bench.cases import Case
+from bench.measures import idle, images
+from bench.stage import Options, Stage
+
+RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
+
+
+@frozen
+class Measure:
+    """One section of the figures.
+
+    :ivar summary: a heading.
+    :ivar peers: who takes part when nobody says otherwise.
+    :ivar rate: bytes a second at which the image host takes an upload; 0 for as they come.
+    """
+
+    summary: str
+    run: Callable[[Stage, Options], list[Case]]
+    peers: tuple[str, ...] = RELAYS
+    rate: float = 0.0
+
+
+MEASURES: Mapping[str, Measure] = {
+    "images": Measure("Relay of images, one connection", images.measure),
+    "parallel": Measure("Relay of images, four connections", images.parallel),
+    "idle": Measure("Memory of an idle connection", idle.measure, ("gateway", "nginx", "haproxy", "squid")),
+}

@@ -1,0 +1,23 @@
+"""The programs that are measured, by name: ours first, then what people would run instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from bench.cases import GATEWAY
+from bench.peers.base import Backends, Pki, Relay
+from bench.peers.gateway import Ours
+from bench.peers.haproxy import Haproxy
+from bench.peers.imageio import Imageio
+from bench.peers.nginx import Nginx
+from bench.peers.squid import Squid
+
+#: Each makes a relay in a directory, before a host; it is not started yet.
+PEERS: Mapping[str, Callable[[Path, Pki, Backends], Relay]] = {
+    GATEWAY: Ours,
+    "imageio": Imageio,
+    "nginx": Nginx,
+    "haproxy": Haproxy,
+    "squid": Squid,
+}

@@ -1,0 +1,70 @@
+"""Squid as a reverse proxy that keeps nothing; it cannot speak HTTP to a unix socket."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from bench import machine
+from bench.peers.base import Backends, Pki, Program
+from bench.peers.nginx import accepts
+from tests.functional.commands import need
+from tests.functional.peers import HOST, free_port
+
+_CONFIG = """\
+https_port {host}:{ports[tls]} accel tls-cert={pki.certificate} tls-key={pki.key} defaultsite=localhost
+cache_peer {host} parent {backends.tls} 0 no-query originserver tls tls-cafile={pki.ca} tls-domain=localhost
+http_access allow all
+never_direct allow all
+cache deny all
+cache_mem 8 MB
+access_log none
+cache_store_log none
+cache_log {home}/cache.log
+pid_filename {home}/squid.pid
+coredump_dir {home}
+cache_effective_user {user}
+visible_hostname localhost
+shutdown_lifetime 1 seconds
+read_ahead_gap 256 KB
+client_request_buffer_max_size 512 KB
+max_filedescriptors 16384
+pinger_enable off
+"""
+
+
+class Squid(Program):
+    name = "squid"
+
+    def __init__(self, directory: Path, pki: Pki, backends: Backends) -> None:
+        super().__init__(directory)
+        self.ports = {"tls": free_port()}
+        home = directory / "squid"
+        home.mkdir()
+        if os.getuid() == 0:
+            # Squid leaves root behind, and then wants to write its log.
+            directory.chmod(0o711)
+            shutil.chown(home, "proxy")
+        self._config = directory / "squid.conf"
+        self._config.write_text(
+            _CONFIG.format(
+                home=home,
+                pki=pki,
+                host=HOST,
+                backends=backends,
+                ports=self.ports,
+                user="proxy",
+            )
+        )
+        self._program = need("squid", "apt install squid-openssl")
+
+    def start(self) -> None:
+        # The service name tells its shared memory from another Squid's.
+        command = [self._program, "-N", "-n", f"bench{os.getpid()}", "-f", str(self._config)]
+        self.spawn(command, lambda: accepts(self.ports["tls"]))
+
+    def version(self) -> str:
+        found = re.search(r"Version ([0-9.]+)", machine.said(self._program, "-v"))
+        return found[1] if found else "?"

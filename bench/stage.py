@@ -1,0 +1,155 @@
+"""What a measure stands on: an image host, the relays before it, and how they take turns."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from attrs import define, field, frozen
+
+from bench import kernel, machine
+from bench.cases import Case
+from bench.light import Client, Host, Way
+from bench.peers import PEERS
+from bench.peers.base import Backends, Pki, Relay
+from gateway.core import dev_pki
+from tests.functional.peers import MIB, short_directory
+
+#: Seconds in which a relay may tidy up after a transfer before its account is read.
+_TIDY = 0.05
+
+
+@frozen
+class Options:
+    """What the command line says; None leaves it to the measure.
+
+    :ivar size: bytes of a transfer.
+    :ivar seconds: of what lasts a time, not a length.
+    :ivar cases: parts of names; only cases that have one of them are measured.
+    """
+
+    runs: int = 5
+    size: int | None = None
+    seconds: float | None = None
+    connections: int | None = None
+    peers: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+
+    def wanted(self, case: str) -> bool:
+        return not self.cases or any(part in case for part in self.cases)
+
+
+@define
+class Stage:
+    """Everything runs while the ``with`` lasts.
+
+    :ivar versions: what was met on it: for each peer its version and its OpenSSL.
+    """
+
+    pki: Pki
+    relays: Sequence[Relay]
+    client: Client
+    versions: dict[str, dict[str, str]] = field(factory=dict)
+
+
+@contextmanager
+def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
+    """An image host, and before it the relays of these *names*.
+
+    :param rate: bytes a second at which the host takes an upload; 0 for as they come.
+    """
+    home = short_directory()
+    with ExitStack() as ending:
+        ending.callback(shutil.rmtree, home, ignore_errors=True)
+        made = dev_pki.make(home / "pki")
+        pki = Pki(made.ca, made.gateway, made.gateway_key)
+        host = Host(home, pki.certificate, pki.key, rate)
+        ending.callback(host.kill)
+        host.start()
+        relays = []
+        for name in names:
+            relay = PEERS[name](home, pki, Backends.of(host))
+            ending.callback(relay.kill)
+            relay.start()
+            relays.append(relay)
+        versions = {it.name: {"version": it.version(), "openssl": it.openssl()} for it in relays}
+        yield Stage(pki, relays, Client(pki.ca), versions)
+
+
+@define
+class Account:
+    """What a relay used meanwhile.
+
+    :ivar cpu: seconds, user and system.
+    :ivar peak: bytes resident at most.
+    :ivar growth: how much of them came on top.
+    """
+
+    cpu: float = 0.0
+    peak: int = 0
+    growth: int = 0
+
+    def memory(self) -> dict[str, float]:
+        return {"peak_rss_mib": self.peak / MIB}
+
+
+@contextmanager
+def account(pid: int) -> Iterator[Account]:
+    """Read the kernel's accounts of *pid* before and after."""
+    found = Account()
+    kernel.forget_peak(pid)
+    before, used = kernel.memory(pid), kernel.cpu(pid)
+    yield found
+    time.sleep(_TIDY)
+    found.cpu = kernel.cpu(pid) - used
+    found.peak = kernel.memory(pid, "VmHWM")
+    found.growth = found.peak - before
+
+
+#: Measures one relay once; None when it cannot do that.
+Job = Callable[[Relay], Mapping[str, float] | None]
+
+
+def take_turns(
+    relays: Sequence[Relay], jobs: Iterable[tuple[Case, Job]], options: Options, *, once: bool = False
+) -> list[Case]:
+    """Run every job with every relay, then again; the first time warms up and does not count.
+
+    Who begins changes, so that nobody always follows the same neighbor.
+
+    :param once: the first time is the only one, and counts.
+    """
+    wanted = [(case, job) for case, job in jobs if options.wanted(case.name)]
+    for run in [1] if once else range(options.runs + 1):
+        for case, job in wanted:
+            first = run % len(relays)
+            for relay in [*relays[first:], *relays[:first]]:
+                tell(f"{case.name}: {relay.name}, run {run} of {options.runs}, load {machine.load()}")
+                sample = job(relay)
+                if run and sample is not None:
+                    case.add(relay.name, sample)
+    tell("")
+    for case, _ in wanted:
+        # In the order of the peers, not of who came first.
+        case.samples = {it.name: case.samples[it.name] for it in relays if it.name in case.samples}
+    return [case for case, _ in wanted]
+
+
+def tell(text: str) -> None:
+    """Show progress, when somebody watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
+def way_of(relay: Relay, kind: str, client: int = 0) -> Way:
+    """A way that every relay has.
+
+    :raises AssertionError: this one has not.
+    """
+    way = relay.way(kind, client)
+    assert way is not None, f"{relay.name} has no way to {kind}"
+    return way

@@ -1,0 +1,36 @@
+"""What is aimed at, in one place: by case, the peers with floor and goal.
+
+Against a peer they are ratios, above 1 where the gateway is better; against ``gateway`` they are
+limits. Cases that are not here are measured for their own sake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.cases import GATEWAY, Target
+
+_TLS = (
+    Target("imageio", 1.5, 1.8),
+    Target("nginx", 1.0, 1.3),
+    Target("haproxy", 1.1, 1.4),
+    Target("squid", 1.5, 2.0),
+)
+_UNIX = (Target("imageio", 1.5, 2.0), Target("nginx", 1.0, 1.3), Target("haproxy", 1.1, 1.4))
+_STORE = (Target("imageio", 1.3, 2.0),)
+#: MiB by which memory may grow.
+_GROWTH = (Target(GATEWAY, 16.0, 4.0),)
+
+TARGETS: Mapping[str, tuple[Target, ...]] = {
+    "images/tls-get": _TLS,
+    "images/tls-put": _TLS,
+    "images/unix-get": _UNIX,
+    "images/unix-put": _UNIX,
+    "store/get": _STORE,
+    "store/put": _STORE,
+    "memory/get": _GROWTH,
+    "memory/put": _GROWTH,
+    "connections/new": (Target("imageio", 1.3, 2.0),),
+    # Milliseconds.
+    "fairness/p99": (Target(GATEWAY, None, 20.0),),
+}
