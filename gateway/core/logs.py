@@ -46,6 +46,8 @@ _MEMBERS = 32
 #: Keys of an event that are no fields: those of Twisted's older log.
 _OLD = frozenset({"message", "time", "isError", "system", "format", "failure", "why", "log_legacy"})
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def rfc3339(seconds: float) -> str:
     """*seconds* since the epoch as UTC, to the millisecond."""
@@ -166,14 +168,17 @@ def plain(name: str, value: object, depth: int = _DEPTH) -> object:
 def audit_line(event: Mapping[str, Any]) -> str:
     """The JSON line of an event of the namespace ``gateway.audit``."""
     record = event.get("audit")
-    return json.dumps(plain("audit", record if isinstance(record, Mapping) else {}), ensure_ascii=False)
+    return _encode(plain("audit", record if isinstance(record, Mapping) else {}))
 
 
 def _text(event: Mapping[str, Any]) -> str:
     """What the event says, on one line."""
     if event.get("log_legacy") is not None and event.get("log_failure") is not None:
         return clean(safe_str(event.get("why") or "Unhandled Error"), _LINE)  # its text is the traceback
-    fields = {key: _formatted(key, value) for key, value in event.items() if not _is_kept(key)}
+    # A name that does not stand in the format is no part of the text.
+    wanted = safe_str(event.get("log_format"))
+    names = [key for key in event if key in wanted and not _is_kept(key)]
+    fields = {key: _formatted(key, event[key]) for key in names}
     kept = {key: value for key, value in event.items() if key in ("log_format", "log_level")}
     return clean(formatEvent(fields | kept), _LINE)
 
@@ -231,7 +236,7 @@ class Logs:
             record["fields"] = {clean(name): plain(name, event[name]) for name in names}
         if traceback := _traceback(event):
             record["traceback"] = traceback
-        return json.dumps(record, ensure_ascii=False)
+        return _encode(record)
 
     def _line(self, event: Mapping[str, Any]) -> str:
         when = rfc3339(event.get("log_time", 0.0))

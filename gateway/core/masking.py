@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import unquote
 
 #: Characters of a field that are written.
@@ -80,31 +81,44 @@ def _ticket(match: re.Match[str]) -> str:
     return match[1] + match[2] + _tag(match[3].removeprefix("b").strip("\"'") or match[3])
 
 
-_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (_PEM, "<PEM>"),
-    (_HEADER, rf"\1\2 {_HIDDEN}"),
-    (_SCHEME, rf"\1 {_HIDDEN}"),
-    (_JWT, "<JWT>"),
-    (_RUN, "<base64>"),
-    (_WRAPPED, "<base64>"),
-    (_CREDENTIALS, rf"\1{_HIDDEN}@"),
-    (_PATH, lambda match: match[1] + _tag(match[2])),
-    (_NEAR, _ticket),
-    (_TICKET_PAIR, _ticket),
-    (_PAIR, rf"\1\2{_HIDDEN}"),
+#: Each rule with words of which an ASCII text that it changes holds one, in lower case.
+_RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (("-----begin ",), _PEM, "<PEM>"),
+    (("authorization", "cookie"), _HEADER, rf"\1\2 {_HIDDEN}"),
+    (("bearer", "basic"), _SCHEME, rf"\1 {_HIDDEN}"),
+    (("eyj",), _JWT, "<JWT>"),
+    (("",), _RUN, "<base64>"),
+    (("",), _WRAPPED, "<base64>"),
+    (("://",), _CREDENTIALS, rf"\1{_HIDDEN}@"),
+    (("/image", "/ticket", "/console", "/session"), _PATH, lambda match: match[1] + _tag(match[2])),
+    (("ticket", "session"), _NEAR, _ticket),
+    (("ticket",), _TICKET_PAIR, _ticket),
+    (("token", "passw", "passphrase", "secret", "session"), _PAIR, rf"\1\2{_HIDDEN}"),
 )
+#: Characters that a text needs at least before :data:`_RUN` or :data:`_WRAPPED` changes it.
+_LONG = 96
+_RULES_SHORT = tuple(rule for rule in _RULES if rule[1] not in (_RUN, _WRAPPED))
+#: Stands for a text that is not ASCII: upper and lower case are not that simple there.
+_ALL_WORDS = " ".join(word for words, *_ in _RULES for word in words)
 
 
 def mask(text: str) -> str:
     """*text* without the secrets in it; lines stay lines."""
-    for pattern, instead in _RULES:
-        text = pattern.sub(instead, text)
+    short = len(text) < _LONG
+    if short and (text.isidentifier() or text.isalnum()):
+        return text  # one word, where all rules need a sign between two
+    lower = text.lower() if text.isascii() else _ALL_WORDS
+    for words, pattern, instead in _RULES_SHORT if short else _RULES:
+        for word in words:
+            if word in lower:
+                text = pattern.sub(instead, text)
+                break
     return text
 
 
 def escape(text: str) -> str:
     """*text* with control, bidirectional and separator characters escaped, invalid UTF-8 as ``\\xNN``."""
-    return _UNPRINTED.sub(_escaped, text)
+    return text if text.isprintable() else _UNPRINTED.sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -128,12 +142,21 @@ def clean(value: str | bytes, limit: int = FIELD) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def clean_field(name: str, value: str | bytes, limit: int = FIELD) -> str:
-    """The value of the field *name*: :func:`clean`, and by name when the name says that it is a secret."""
+@lru_cache(maxsize=512)
+def _means(name: str) -> str:
+    """What the name of a field says of its value: ``secret``, ``id``, or nothing."""
     word = name.lower().replace("-", "_")
     if word in _SECRETS or word.endswith(("_password", "_token", "_secret", "_passphrase")):
+        return "secret"
+    return "id" if word in _IDS else ""
+
+
+def clean_field(name: str, value: str | bytes, limit: int = FIELD) -> str:
+    """The value of the field *name*: :func:`clean`, and by name when the name says that it is a secret."""
+    meaning = _means(name)
+    if meaning == "secret":
         return _HIDDEN
-    if word in _IDS:
+    if meaning == "id":
         return _tag(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value)
     return clean(value, limit)
 
