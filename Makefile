@@ -13,7 +13,7 @@ DESTDIR ?=
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
 	@echo "make check    everything that is proven, with the real peers"
-	@echo "make bench    the figures of docs/performance.md"
+	@echo "make bench    the gateway beside nginx, HAProxy, Squid and ovirt-imageio, in half an hour"
 	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
 
 # What the virtual environment holds follows setup.py.
@@ -54,7 +54,7 @@ test: $(VENV)/.made-test
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/.made-test
+bench: peers $(VENV)/.made-test
 	bench/run
 
 docs: $(VENV)/.made

@@ -23,12 +23,14 @@ class Metric:
     :ivar key: what samples and JSON call it, unit included.
     :ivar digits: behind the point.
     :ivar more: more is better.
+    :ivar ratio: it makes sense to divide by it.
     """
 
     key: str
     title: str
     digits: int
     more: bool = False
+    ratio: bool = True
 
 
 @frozen
@@ -92,7 +94,7 @@ class Case:
         judged = self.metrics[0]
         ours = self.samples.get(GATEWAY, {}).get(judged.key)
         theirs = self.samples.get(peer, {}).get(judged.key)
-        if peer == GATEWAY or not ours or not theirs:
+        if peer == GATEWAY or not judged.ratio or not ours or not theirs:
             return None
         upper, lower = (ours, theirs) if judged.more else (theirs, ours)
         if min(lower) <= 0:

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from bench import kernel, machine
 from bench.cases import Case
@@ -46,13 +47,14 @@ class Options:
 class Stage:
     """Everything runs while the ``with`` lasts.
 
+    :ivar home: a directory, gone afterwards; images of the gateway's store are in ``images``.
     :ivar versions: what was met on it: for each peer its version and its OpenSSL.
     """
 
-    pki: Pki
+    home: Path
     relays: Sequence[Relay]
     client: Client
-    versions: dict[str, dict[str, str]] = field(factory=dict)
+    versions: Mapping[str, Mapping[str, str]]
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
             relay.start()
             relays.append(relay)
         versions = {it.name: {"version": it.version(), "openssl": it.openssl()} for it in relays}
-        yield Stage(pki, relays, Client(pki.ca), versions)
+        yield Stage(home, relays, Client(pki.ca), versions)
 
 
 @define

@@ -71,4 +71,6 @@ def _spread(spread: Spread | None, digits: int, *, around: bool = True) -> str:
     if spread is None:
         return ""
     text = f"{spread.median:.{digits}f}"
-    return f"{text} ({spread.least:.{digits}f}–{spread.most:.{digits}f})" if around else text
+    if not around or spread.least == spread.most:
+        return text
+    return f"{text} ({spread.least:.{digits}f}–{spread.most:.{digits}f})"

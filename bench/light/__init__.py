@@ -48,6 +48,48 @@ class Way:
 
 
 @frozen
+class Order:
+    """What the client is to do; see ``main.c``.
+
+    :ivar mode: ``get``, ``put``, ``ranges`` or ``connect``.
+    :ivar size: bytes of one request.
+    :ivar count: requests of each connection, unless *seconds* are said.
+    :ivar rate: bytes a second at most; 0 for as fast as it goes.
+    :ivar resume: the TLS session of the connection before.
+    """
+
+    mode: str
+    way: Way
+    size: int = 4096
+    connections: int = 1
+    count: int = 1
+    seconds: float = 0.0
+    rate: float = 0.0
+    resume: bool = False
+
+    @property
+    def limit(self) -> float:
+        """Seconds within which it has to be done."""
+        return _PATIENCE + self.seconds + self.size * self.connections * self.count / _CRAWL
+
+    def arguments(self) -> list[str]:
+        """For the program."""
+        named = {
+            "to": self.way.port,
+            "path": self.way.path,
+            "bytes": self.size,
+            "connections": self.connections,
+            "count": self.count,
+            "seconds": self.seconds,
+            "rate": self.rate,
+        }
+        found = [self.mode]
+        for name, value in named.items():
+            found += [f"--{name}", str(value)]
+        return [*found, "--resume"] if self.resume else found
+
+
+@frozen
 class Result:
     """What the client saw.
 
@@ -86,59 +128,40 @@ class Host(Peer):
 
 
 @frozen
+class Running:
+    """A client at work."""
+
+    order: Order
+    process: subprocess.Popen[bytes]
+
+    def result(self) -> Result:
+        """Wait for its end.
+
+        :raises AssertionError: it has failed, or does not end.
+        """
+        with self.process as process:
+            try:
+                said, wrong = process.communicate(timeout=self.order.limit)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise AssertionError(f"the client does not end: {self.order}") from None
+        if process.returncode:
+            text = wrong[-2000:].decode("utf-8", "replace")
+            raise AssertionError(f"the client failed: {self.order}\n{text}")
+        return Result(**json.loads(said))
+
+
+@frozen
 class Client:
     """Starts the light client, which verifies what it reads and whom it talks to."""
 
     ca: Path
 
-    def command(
-        self,
-        mode: str,
-        way: Way,
-        *,
-        size: int = 4096,
-        connections: int = 1,
-        count: int = 1,
-        seconds: float = 0.0,
-        rate: float = 0.0,
-        resume: bool = False,
-    ) -> list[str]:
-        """The arguments; see ``main.c``.
+    def start(self, order: Order) -> Running:
+        """Let it work beside us."""
+        command = [str(build()), *order.arguments(), "--ca", str(self.ca)]
+        return Running(order, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
-        :param mode: ``get``, ``put``, ``ranges`` or ``connect``.
-        :param size: bytes of one request.
-        :param count: requests of each connection, unless *seconds* are said.
-        """
-        command = [str(build()), mode, "--to", str(way.port), "--path", way.path, "--ca", str(self.ca)]
-        command += ["--bytes", str(size), "--connections", str(connections), "--count", str(count)]
-        command += ["--seconds", str(seconds), "--rate", str(rate)]
-        return [*command, "--resume"] if resume else command
-
-    def run(self, mode: str, way: Way, *, limit: float = 0.0, **what: float) -> Result:
-        """Run it to its end.
-
-        :param limit: seconds it may take at most, beyond what is always granted.
-        :raises AssertionError: something went wrong, and what.
-        """
-        command = self.command(mode, way, **what)  # type: ignore[arg-type]
-        return result(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE), limit)
-
-
-def granted(size: int) -> float:
-    """Seconds within which so many bytes have to be through."""
-    return size / _CRAWL
-
-
-def result(process: subprocess.Popen[bytes], limit: float = 0.0) -> Result:
-    """Wait for a client and read what it says; it is gone afterwards."""
-    with process:
-        try:
-            said, wrong = process.communicate(timeout=_PATIENCE + limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise AssertionError(f"the client did not end: {process.args!r}") from None
-    if process.returncode:
-        raise AssertionError(
-            f"the client failed: {process.args!r}\n{wrong[-2000:].decode('utf-8', 'replace')}"
-        )
-    return Result(**json.loads(said))
+    def run(self, order: Order) -> Result:
+        """Let it work to its end."""
+        return self.start(order).result()

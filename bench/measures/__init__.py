@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from attrs import frozen
 
 from bench.cases import Case
-from bench.measures import idle, images
+from bench.measures import connections, fairness, idle, images, memory, ranges, store
 from bench.stage import Options, Stage
 
 RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
@@ -31,5 +31,10 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "images": Measure("Relay of images, one connection", images.measure),
     "parallel": Measure("Relay of images, four connections", images.parallel),
+    "store": Measure("Embedded store", store.measure, ("gateway", "imageio")),
+    "ranges": Measure("Small ranges on a kept connection", ranges.measure),
+    "connections": Measure("New connections", connections.measure),
+    "fairness": Measure("Small requests beside large uploads", fairness.measure),
+    "memory": Measure("Memory with one slow side", memory.measure, rate=memory.RATE),
     "idle": Measure("Memory of an idle connection", idle.measure, ("gateway", "nginx", "haproxy", "squid")),
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from bench.cases import Case, Metric
-from bench.light import granted
+from bench.light import Order
 from bench.peers.base import Relay
 from bench.stage import Job, Options, Stage, account, take_turns
 from bench.targets import TARGETS
@@ -53,6 +53,6 @@ def _transfer(
     if way is None:
         return None
     with account(relay.pid) as used:
-        result = stage.client.run(mode, way, size=size, connections=connections, limit=granted(size))
+        result = stage.client.run(Order(mode, way, size, connections))
     gib = result.bytes / GIB
     return {"cpu_s_per_gib": used.cpu / gib, "gib_per_s": gib / result.seconds, **used.memory()}
