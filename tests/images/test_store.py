@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from gateway import errors
-from gateway.images import store
+from gateway.images.open_file import OpenFile
 from gateway.images.store import FileTarget
 from gateway.images.target import ALGORITHMS
 from gateway.wire.byte_range import Range
@@ -137,6 +138,39 @@ class StoreTests(StageTestCase):
         reply = self.image("GET", more=f"/checksum?algorithm=sha256&block_size={MIB}")
         self.assertEqual(reply.json()["checksum"], other)
 
+    def test_extents(self) -> None:
+        """Holes are told, up to what the ticket covers; no backing file is said to show through them."""
+        with self.file.open("wb") as file:
+            file.write(b"x" * MIB)
+            file.truncate(8 * MIB)
+            file.seek(6 * MIB)
+            file.write(b"x")
+        for size in (8 * MIB, 7 * MIB):
+            self.install(size=size)
+            expected = [(0, MIB, False), (MIB, 5 * MIB, True), (6 * MIB, 4096, False)]
+            expected.append((6 * MIB + 4096, size - 6 * MIB - 4096, True))
+            self.assertEqual(
+                self.image("GET", more="/extents").json(),
+                [{"start": at, "length": count, "zero": zero, "hole": False} for at, count, zero in expected],
+            )
+
+    def test_many_extents(self) -> None:
+        """A list of thousands of extents reaches the client whole."""
+        with self.file.open("wb") as file:
+            for number in range(5000):
+                os.pwrite(file.fileno(), b"x", number * 8192)
+        self.install(size=1 << 40)
+        self.assertEqual(len(self.image("GET", more="/extents").json()), 9999)
+
+    def test_sparse(self) -> None:
+        """Zeroing gives space back when the ticket says so, and keeps it when not."""
+        for sparse in (False, True):
+            self.file.write_bytes(b"x" * 8 * MIB)
+            self.install(size=8 * MIB, sparse=sparse)
+            self.assertEqual(self.zero(MIB, 6 * MIB).status, 200)
+            self.assertEqual(self.file.read_bytes(), b"x" * MIB + bytes(6 * MIB) + b"x" * MIB)
+            self.assertEqual(self.file.stat().st_blocks * 512 < 4 * MIB, sparse)
+
     def test_algorithms(self) -> None:
         """Every algorithm that is offered works; any other is a 400 that says which do."""
         for name in ALGORITHMS:
@@ -181,6 +215,21 @@ class StoreTests(StageTestCase):
         self.file.unlink()
         self.file.symlink_to("/etc/hostname")
         self.assertEqual(self.image("GET").status, 502)
+
+    def test_directory_put_later(self) -> None:
+        """Nor is one in the place of a directory on the way."""
+        outside = self.root.parent / f"{self.root.name}-outside"
+        inside = self.root / "sub"
+        for directory in (outside, inside):
+            directory.mkdir()
+            (directory / "disk").write_bytes(directory.name.encode())
+        self.install(inside / "disk")
+        self.assertEqual(self.image("GET").body, b"sub")
+        inside.rename(self.root / "old")
+        inside.symlink_to(outside)
+        for method, body in (("GET", None), ("PUT", b"x"), ("PATCH", b'{"op": "flush"}')):
+            self.assertEqual(self.image(method, body).status, 502)
+        self.assertEqual((outside / "disk").read_bytes(), outside.name.encode())
 
     def test_unusable(self) -> None:
         """Missing, a directory, a pipe: a failure of ours, and the path stays unsaid."""
@@ -253,6 +302,23 @@ class StoreTests(StageTestCase):
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
 
+class _Given:
+    """An upload that is there at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
+        for at in range(0, len(self._data), 100_000):
+            sink(self._data[at : at + 100_000])
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It is too late for that."""
+
+    resumeProducing = stopProducing = pauseProducing
+
+
 class ThreadTests(ReactorTestCase):
     """With a real pool of threads."""
 
@@ -297,9 +363,30 @@ class ThreadTests(ReactorTestCase):
 
         return Deferred.fromCoroutine(self._use()).addCallback(check)
 
+    def test_together(self) -> Deferred[Any]:
+        """Uploads, zeroes and downloads of different parts at once do not disturb each other."""
+        data = [os.urandom(3 * MIB + 17) for _ in range(3)]
+
+        async def use() -> None:
+            at_once = [
+                Deferred.fromCoroutine(self.target.write(number * 4 * MIB, len(it), _Given(it), flush=False))
+                for number, it in enumerate(data)
+            ]
+            at_once.append(Deferred.fromCoroutine(self.target.zero(12 * MIB, 4 * MIB, flush=False)))
+            await gatherResults(at_once)
+            for number, it in enumerate(data):
+                start = number * 4 * MIB
+                reading = await self.target.read(Range(start, start + len(it) - 1), None)
+                got = bytearray()
+                await reading.source.deliver(got.extend)
+                self.assertTrue(got == it)
+            self.assertEqual(await self.target.size(), 16 * MIB)
+
+        return Deferred.fromCoroutine(use())
+
     def test_a_bug_is_told(self) -> Deferred[Any]:
         """What fails in a thread for another reason than the file is heard of, too."""
-        opened = store._Opened(self.target._in_thread, 0, 0)
+        opened = OpenFile(self.target._in_thread, 0, 0)
         return self.assertFailure(opened.call(lambda descriptor: int("x")), ValueError)
 
     def test_missing(self) -> Deferred[Any]:

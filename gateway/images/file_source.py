@@ -1,0 +1,117 @@
+"""A range of a file as the source of a body: read ahead in a thread while what was read goes out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway import errors
+from gateway.images.file_io import PIECE, read_into
+from gateway.images.open_file import OpenFile
+
+#: Bytes given to the sink at once: what is encrypted and sent while it is in the processor's cache.
+_SLICE = 128 * 1024
+#: Buffers of :data:`PIECE` bytes each: one goes out while the other is filled.
+_BUFFERS = 2
+
+
+@implementer(IPushProducer)
+class FileSource:
+    """Delivers a range of a file; owns the file, and closes it in the end."""
+
+    def __init__(self, opened: OpenFile, start: int, stop: int) -> None:
+        self._opened = opened
+        self._at = start
+        self._stop = stop
+        self._spare = _BUFFERS
+        self._free: list[memoryview] = []
+        self._ready: deque[tuple[memoryview, memoryview]] = deque()
+        self._sink: Callable[[bytes], None] = lambda data: None
+        self._delivered: Deferred[None] | None = None
+        self._wanted = False
+        self._giving = False
+        self._reading = False
+        self._error: errors.GatewayError | None = None
+
+    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
+        self._sink = sink
+        delivered: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self._delivered = delivered
+        self._wanted = True
+        self._go_on()
+        return delivered
+
+    def resumeProducing(self) -> None:
+        self._wanted = True
+        self._go_on()
+
+    def pauseProducing(self) -> None:
+        self._wanted = False
+
+    def stopProducing(self) -> None:
+        self._delivered = None
+        self._ready.clear()
+        self._free.clear()
+        self._opened.close()
+
+    def _go_on(self) -> None:
+        if self._giving or self._delivered is None:
+            return
+        self._read_ahead()
+        self._giving = True
+        while self._wanted and self._ready:
+            buffer, rest = self._ready[0]
+            if len(rest) > _SLICE:
+                self._ready[0] = buffer, rest[_SLICE:]
+            else:
+                self._ready.popleft()
+            self._sink(bytes(rest[:_SLICE]))
+            if len(rest) <= _SLICE:
+                self._free.append(buffer)
+                self._read_ahead()
+        self._giving = False
+        if not self._ready and not self._reading and self._at == self._stop:
+            self._end(self._error)
+
+    def _read_ahead(self) -> None:
+        """Let a thread fill the next buffer, if there is one and something to read."""
+        if self._reading or self._at == self._stop or self._delivered is None:
+            return
+        size = min(PIECE, self._stop - self._at)
+        if self._free:
+            buffer = self._free.pop()
+        elif self._spare:
+            self._spare -= 1
+            buffer = memoryview(bytearray(size))
+        else:
+            return
+        self._reading = True
+        self._opened.call(read_into, buffer[:size], self._at).addCallbacks(
+            self._read, self._broken, callbackArgs=(buffer, size)
+        )
+
+    def _read(self, count: int, buffer: memoryview, size: int) -> None:
+        self._reading = False
+        if self._delivered is None:
+            return
+        self._at += count
+        if count:
+            self._ready.append((buffer, buffer[:count]))
+        if count < size:
+            self._stop = self._at
+            self._error = errors.UpstreamFailed("The image became shorter", reason="file")
+        self._go_on()
+
+    def _broken(self, failure: Failure) -> None:
+        self._end(failure.value)
+
+    def _end(self, error: BaseException | None) -> None:
+        delivered = self._delivered
+        self.stopProducing()
+        if delivered is not None:
+            delivered.callback(None) if error is None else delivered.errback(error)
