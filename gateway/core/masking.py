@@ -98,6 +98,9 @@ _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[s
 #: Characters that a text needs at least before :data:`_RUN` or :data:`_WRAPPED` changes it.
 _LONG = 96
 _RULES_SHORT = tuple(rule for rule in _RULES if rule[1] not in (_RUN, _WRAPPED))
+#: Most fields are a word, a dotted name, a time or an address. No rule changes those: all want a sign between
+#: two as well as a word with letters beyond f, or more characters than these.
+_PLAIN = re.compile(r"[\w-]{0,42}|[a-z0-9_.-]{0,42}|[0-9a-f:.TZ+-]{0,42}", re.ASCII)
 #: Stands for a text that is not ASCII: upper and lower case are not that simple there.
 _ALL_WORDS = " ".join(word for words, *_ in _RULES for word in words)
 
@@ -134,6 +137,8 @@ def _escaped(match: re.Match[str]) -> str:
 def clean(value: str | bytes, limit: int = FIELD) -> str:
     """*value* masked, escaped, and cut at *limit* characters with ``…``."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    if len(text) <= limit and _PLAIN.fullmatch(text):
+        return text
     if len(text) > _LONGEST:
         # What is cut may be the beginning of a secret, so the last word goes too.
         head = text[:_LONGEST].rsplit(None, 1)

@@ -103,6 +103,7 @@ class MaskTests(SynchronousTestCase):
         for pieces in product(WORDS, SIGNS, VALUES, ["", *SIGNS]):
             text = "".join(pieces)
             self.assertEqual("\u017f\n" + mask(text), mask("\u017f\n" + text))
+            self.assertEqual(clean(text, 9999), escape(mask(text)))
         for text in ("\u017fecret=hunter2", "To\u212aen: hunter2"):
             self.assertNotIn("hunter2", mask(text))
 
