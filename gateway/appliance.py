@@ -132,6 +132,7 @@ class Appliance(logs.LoggedService):
             (str(k), str(s)): n for (k, s), n in self.registry.gauges().items()
         }
         self.metrics.sessions.read = self.health.live_sessions
+        self.metrics.timers.read = lambda: {(): len(reactor.getDelayedCalls())}
 
     @staticmethod
     def _signers(config: Config) -> Signers:

@@ -82,6 +82,7 @@ class Metrics:
 
     :ivar tickets: its ``read`` is asked for the number of tickets by kind and state.
     :ivar sessions: its ``read`` is asked for the number of live sessions by kind.
+    :ivar timers: its ``read`` is asked for the number of timers that are set.
     """
 
     def __init__(self, started: float) -> None:
@@ -133,6 +134,7 @@ class Metrics:
         self.overload_state = gauge("overload_state", "0 normal, 1 busy, 2 shedding, 3 exhausted")
         self.shed = counter("shed_total", "Refusals for overload", "listener")
         self.loop_lag = histogram("loop_lag_seconds", "How late a timer fires")
+        self.timers = read("timers", "Timers that are set")
         self.certificate_end = gauge(
             "tls_certificate_not_after_seconds", "When the certificate ends", "listener"
         )

@@ -54,7 +54,7 @@ class MetricsTests(SynchronousTestCase):
             self.assertIn(f"gateway_{name}", declared)
 
     def test_read_at_scrape(self) -> None:
-        """Tickets and sessions are counted when somebody looks."""
+        """Tickets, sessions and timers are counted when somebody looks."""
         alive: dict[tuple[str, ...], float] = {("image",): 2.0}
         self.metrics.sessions.read = lambda: alive
         self.metrics.tickets.read = lambda: {("image", "active"): 5.0}
@@ -62,6 +62,8 @@ class MetricsTests(SynchronousTestCase):
         alive["image",] = 1.0
         self.assertEqual(self.samples()["gateway_sessions", ("image",)], 1)
         self.assertEqual(self.samples()["gateway_tickets", ("image", "active")], 5)
+        self.metrics.timers.read = lambda: {(): 7.0}
+        self.assertEqual(self.samples()["gateway_timers", ()], 7)
 
     def test_no_explosion(self) -> None:
         """Whatever methods and codes peers choose, the number of series stays."""
