@@ -40,7 +40,7 @@ from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
 from gateway.core.tls import tls_factory
-from gateway.core.tls_client import strict_creator
+from gateway.core.tls_client import ClientSessions, strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.core.tokens import TokenVerifier
 from gateway.core.upstreams import Upstreams
@@ -169,6 +169,8 @@ class Appliance(logs.LoggedService):
         if images is None:
             raise errors.ConfigError(["[images]: is missing"])
         trust = [] if images.upstream_ca is None else [images.upstream_ca]
+        # New with each reload: what was trusted before has to be shown again.
+        sessions = ClientSessions(self._reactor, wall)
         upstreams = Upstreams(
             self.dialer,
             self.pool,
@@ -177,6 +179,7 @@ class Appliance(logs.LoggedService):
                 trust,
                 client_certificate=images.upstream_certificate,
                 client_key=images.upstream_key,
+                sessions=sessions,
             ),
             self._reactor,
             config.limits.upstream_timeout,

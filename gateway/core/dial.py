@@ -30,6 +30,7 @@ from zope.interface import implementer
 from gateway.core.policy import Policy, parse_host
 from gateway.core.race import Open, attach, attempt, race, tune
 from gateway.core.tls import Gate, wrap_client_tls
+from gateway.core.tls_client import Strict
 from gateway.errors import Forbidden, Unavailable, UpstreamFailed, UpstreamTimeout
 
 
@@ -173,9 +174,12 @@ class Dialer:
         opened = gate.opened()
         attach(transport, wrapper)
         try:
-            return await opened
+            protocol = await opened
         except (SSL.Error, error.ConnectionClosed) as failure:
             raise UpstreamFailed(reason="tls") from failure
+        if isinstance(tls, Strict):
+            tls.made(wrapper.getHandle())
+        return protocol
 
 
 @implementer(IResolutionReceiver)

@@ -1,28 +1,35 @@
 """TLS towards what is behind us: only the CAs that were given, and the strict host-name check.
 
-Nothing else in the gateway makes a client's context.
+Nothing else in the gateway makes a client's context. A connection may resume the session of an earlier
+one, see :class:`ClientSessions`: then no certificate is shown, and what was checked before has to do.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from attrs import frozen
+from attrs import define, field, frozen
 from cryptography import x509
 from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from gateway.core.tls import basic_context, present
 from gateway.core.tls_server import read_certificates, read_key
 from gateway.errors import ConfigError, UpstreamFailed
+
+#: Seconds after which a certificate has to be shown again, however often its session was resumed.
+SESSION_LIFE = 3600.0
+#: Hosts whose session is kept; the one that was used least lately goes.
+SESSIONS = 64
 
 
 @frozen
@@ -68,18 +75,63 @@ def _context(
     return context
 
 
+@define(eq=False)
+class ClientSessions:
+    """The newest session with each host, to be resumed once.
+
+    It is asked of the connection it belongs to when it is needed: with TLS 1.3 it arrives some time after
+    the handshake. Source: RFC 8446, sections 4.6.1 and C.4.
+
+    :ivar wall: seconds since the epoch.
+    """
+
+    clock: IReactorTime
+    wall: Callable[[], float]
+    _newest: dict[Hashable, SSL.Connection] = field(factory=dict, init=False)
+    #: Until when what was seen of a certificate counts, seconds of the clock.
+    _until: WeakKeyDictionary[SSL.Connection, float] = field(factory=WeakKeyDictionary, init=False)
+
+    def shown(self, connection: SSL.Connection, leaf: x509.Certificate) -> None:
+        """The peer of *connection* has shown *leaf*, and it is the right one."""
+        left = min(SESSION_LIFE, leaf.not_valid_after_utc.timestamp() - self.wall())
+        self._until[connection] = self.clock.seconds() + left
+
+    def resume(self, key: Hashable, connection: SSL.Connection) -> None:
+        """Let *connection* offer the session of *key*, which nobody else gets."""
+        newest = self._newest.pop(key, None)
+        if newest is None:
+            return
+        session = newest.get_session()
+        if session is not None and self.clock.seconds() < self._until[newest]:
+            # No new period begins: nobody shows a certificate.
+            self._until[connection] = self._until[newest]
+            connection.set_session(session)
+
+    def keep(self, key: Hashable, connection: SSL.Connection) -> None:
+        """The handshake of *connection* is complete."""
+        # Nothing hangs on to it that is not about TLS.
+        connection.set_app_data(None)
+        self._newest.pop(key, None)
+        self._newest[key] = connection
+        if len(self._newest) > SESSIONS:
+            del self._newest[next(iter(self._newest))]
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 @frozen
-class _Strict:
+class Strict:
     """Makes connections that hold the peer to one name.
 
     :ivar server_name: for SNI; none for an address.
+    :ivar key: what connections have in common that may resume the sessions of each other.
     """
 
     context: SSL.Context
     identity: DNS_ID | IPAddress_ID
     server_name: bytes | None
     alpn: tuple[bytes, ...]
+    key: Hashable
+    sessions: ClientSessions | None
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = SSL.Connection(self.context, None)
@@ -88,7 +140,14 @@ class _Strict:
             connection.set_tlsext_host_name(self.server_name)
         if self.alpn:
             connection.set_alpn_protos(list(self.alpn))
+        if self.sessions is not None:
+            self.sessions.resume(self.key, connection)
         return connection
+
+    def made(self, connection: SSL.Connection) -> None:
+        """Take note that the handshake of *connection* is complete."""
+        if self.sessions is not None:
+            self.sessions.keep(self.key, connection)
 
     def _verify(
         self, connection: SSL.Connection, peer: crypto.X509, error: int, depth: int, good: int
@@ -99,7 +158,8 @@ class _Strict:
         if depth > 0:
             return True
         try:
-            verify_service_identity(extract_patterns(peer.to_cryptography()), [self.identity], [])
+            leaf = peer.to_cryptography()
+            verify_service_identity(extract_patterns(leaf), [self.identity], [])
         except (
             CertificateError,
             VerificationError,
@@ -111,6 +171,8 @@ class _Strict:
             x509.InvalidVersion,
         ):
             return False
+        if self.sessions is not None:
+            self.sessions.shown(connection, leaf)
         return True
 
 
@@ -122,7 +184,8 @@ def strict_creator(
     client_key: Path | None = None,
     minimum: str = "1.2",
     alpn: Sequence[bytes] = (),
-) -> IOpenSSLClientConnectionCreator:
+    sessions: ClientSessions | None = None,
+) -> Strict:
     """Make connections to *host* that trust nobody but its certificate from one of *trust*.
 
     The context behind it is kept and shared as long as the files stay the same. With TLS 1.3 the
@@ -130,6 +193,8 @@ def strict_creator(
 
     :param host: the configured name, or an address without brackets; never what it resolves to.
     :param trust: certificates of CAs, or PEM files with them; at least one.
+    :param sessions: where sessions to resume are kept; they are shared by the connections that have all
+        the other arguments in common.
     :raises ConfigError: a file is missing or no good.
     :raises UpstreamFailed: *host* is nothing a certificate can hold.
     """
@@ -153,4 +218,6 @@ def strict_creator(
         _File.of(client_key) if client_key is not None else None,
         minimum,
     )
-    return _Strict(context, identity, name, tuple(alpn))
+    # The context stands for whom we trust, and for who we are.
+    key = context, name or host, tuple(alpn)
+    return Strict(context, identity, name, tuple(alpn), key, sessions)

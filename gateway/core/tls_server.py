@@ -26,6 +26,8 @@ from zope.interface import implementer
 from gateway.core.tls import MOZILLA_INTERMEDIATE, alpn_selector, basic_context, present
 from gateway.errors import ConfigError
 
+#: Seconds in which a client may resume a session.
+SESSION_LIFE = 3600
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
@@ -154,10 +156,12 @@ class ServerContext:
         except ValueError as error:
             raise ConfigError([f"{certificate}: {error}"]) from error
         # No OP_CIPHER_SERVER_PREFERENCE: the client's order is respected.
-        self.context.set_options(SSL.OP_NO_TICKET)
         self.context.set_alpn_select_callback(alpn_selector([b"http/1.1"]))
-        # A session is resumed in the context it began in, and nowhere else.
+        # What a client gets is the number of a session that is kept here, also with TLS 1.3: there is no key
+        # that opens tickets, to be stolen or to be changed. A session is resumed in the context it began in.
+        self.context.set_options(SSL.OP_NO_TICKET)
         self.context.set_session_id(secrets.token_bytes(32))
+        self.context.set_timeout(SESSION_LIFE)
         if client_ca is not None:
             self._ask_clients(client_ca, require_client, crl, moment)
 
@@ -175,6 +179,8 @@ class ServerContext:
             self.crl_expires = revoked.next_update_utc.timestamp()
             store.add_crl(revoked)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+        # Who resumes shows no certificate, which may have been revoked or have ended since.
+        self.context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         self.context.set_verify(SSL.VERIFY_PEER | (SSL.VERIFY_FAIL_IF_NO_PEER_CERT if require else 0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from gateway.core import dev_pki
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.tls import basic_context, present, tls_factory
-from gateway.core.tls_client import strict_creator
+from gateway.core.tls_client import ClientSessions, strict_creator
 from gateway.errors import Forbidden, GatewayError, UpstreamFailed, UpstreamTimeout
 from tests.support import ReactorTestCase
 
@@ -40,8 +40,8 @@ def ca() -> dev_pki.Issued:
 class Serve:
     """A server that shows whatever certificate it was given."""
 
-    def __init__(self, issued: dev_pki.Issued) -> None:
-        self.context = basic_context(SSL.TLS_SERVER_METHOD)
+    def __init__(self, issued: dev_pki.Issued, maximum: str | None = None) -> None:
+        self.context = basic_context(SSL.TLS_SERVER_METHOD, maximum=maximum)
         present(self.context, [issued.certificate], issued.key)
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
@@ -99,10 +99,16 @@ class DialerTests(ReactorTestCase):
         self.servers.append(Greeter())
         return self.servers[-1]
 
-    def listen(self, tls: dev_pki.Issued | None = None, address: str = "127.0.0.1", port: int = 0) -> int:
+    def listen(
+        self,
+        tls: dev_pki.Issued | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        maximum: str | None = None,
+    ) -> int:
         factory: Any = Factory.forProtocol(self.built)
         if tls is not None:
-            factory = tls_factory(Serve(tls), factory, self.reactor)
+            factory = tls_factory(Serve(tls, maximum), factory, self.reactor)
         listening = self.reactor.listenTCP(port, factory, interface=address)
         self.addCleanup(listening.stopListening)
         return int(listening.getHost().port)
@@ -376,6 +382,38 @@ class DialerTests(ReactorTestCase):
             self.assertEqual(built, [])
             await self.until(lambda: all(it.lost.called for it in self.servers))
             self.assertEqual(self.flushLoggedErrors(), [])
+
+        return self.run_it(run())
+
+    def test_resumes(self) -> Deferred[None]:
+        """The session of a connection is resumed by the next one, unless the peer was the wrong one."""
+        kept: list[SSL.Connection] = []
+
+        class Sessions(ClientSessions):
+            def keep(self, key: Hashable, connection: SSL.Connection) -> None:
+                kept.append(connection)
+                super().keep(key, connection)
+
+        async def run() -> None:
+            sessions = Sessions(self.reactor, NOW.timestamp)
+
+            async def visit(port: int) -> bytes | None:
+                creator = strict_creator(NAME, [ca().certificate], sessions=sessions)
+                protocol: Any = await self.dialer(["127.0.0.1"]).connect(
+                    "https", NAME, port, self.client(), tls=creator
+                )
+                # That of TLS 1.2 lasts as long as the session.
+                secret: bytes | None = protocol.transport.getHandle().master_key()
+                await self.exchange(protocol)
+                return secret
+
+            port = self.listen(ca().issue("x", now=NOW, names=[NAME]), maximum="1.2")
+            self.assertEqual(await visit(port), await visit(port))
+            self.assertEqual(len(kept), 2)
+            other = self.listen(ca().issue("x", now=NOW, names=["other.invalid"]), maximum="1.2")
+            await self.fails(UpstreamFailed, "tls", visit(other))
+            await self.fails(UpstreamFailed, "tls", visit(other))
+            self.assertEqual(len(kept), 2)
 
         return self.run_it(run())
 
