@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from gateway import errors
 from gateway.core.exchange import PLAIN_TEXT, Exchange, Field, answer_head
 from gateway.core.pace import READ_AHEAD, Gate, HttpLimits, unsent
+from gateway.core.pump import Outlet, Vessel, able
 from gateway.core.request_body import BodyCutShort, RequestBody
 from gateway.wire.http_head import HeadReader, parse_request
 
@@ -156,7 +157,7 @@ class HttpChannel(Protocol):
             self._refuse_head(error)
             return
         rest, self._reader.rest = self._reader.rest, b""
-        body = RequestBody(head, self._continue, self._flow)
+        body = RequestBody(head, self._continue, self._flow, self._wire)
         self._exchange = exchange = Exchange(head, body, self, self.peer)
         self._served += 1
         self._began = self._clock.seconds()
@@ -282,6 +283,15 @@ class HttpChannel(Protocol):
         self._written += len(data)
         if not self._lost:
             self._wire.write(data)
+
+    def vessel(self, took: Callable[[int], None]) -> Vessel | None:
+        """What takes bytes of an answer's body past this channel, if its connection can."""
+
+        def noted(size: int) -> None:
+            self._written += size
+            took(size)
+
+        return Outlet(self._wire, noted) if able(self._wire) else None
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self._lost:

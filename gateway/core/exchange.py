@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from gateway import errors
 from gateway.core.pace import READ_AHEAD
+from gateway.core.pump import Vessel
 from gateway.core.request_body import RequestBody
 from gateway.wire.http_head import RequestHead, serialize_response
 
@@ -146,11 +147,18 @@ class Exchange:
         return length is not None and length - self.body.received <= READ_AHEAD and not waiting
 
     def write(self, data: bytes) -> None:
-        self.sent += len(data)
+        self._count(len(data))
+        if data and not self.finished:
+            self._channel.write(data)
+
+    def vessel(self) -> Vessel | None:
+        """What takes the body past the protocol, if the connection can."""
+        return self._channel.vessel(self._count)
+
+    def _count(self, size: int) -> None:
+        self.sent += size
         if self._length is not None and self.sent > self._length:
             self.abort()
-        elif data and not self.finished:
-            self._channel.write(data)
 
     def finish(self) -> None:
         """End the answer; a body that is short of what was announced cuts the connection."""

@@ -26,21 +26,37 @@ from twisted.python.failure import Failure
 READ = 128 * 1024
 #: Bytes of the largest record and its overhead. Source: RFC 8446, section 5.2.
 _RECORD = 16 * 1024 + 256
-_SCRATCH = READ + 4 * _RECORD
+#: Bytes that the plain text of one read, and of the records it completes, can have.
+ROOM = READ + 4 * _RECORD
 
 _lib: Any = _util.lib
 _ffi: Any = _util.ffi
 
 
 def _missing() -> Iterator[str]:
-    for name in ("SSL_read", "SSL_get_error", "SSL_clear_mode", "BIO_read", "SSL_ERROR_WANT_READ"):
+    for name in (
+        "SSL_read",
+        "SSL_write",
+        "SSL_get_error",
+        "SSL_clear_mode",
+        "SSL_ERROR_WANT_READ",
+        "BIO_read",
+        "BIO_write",
+    ):
         if not hasattr(_lib, name):
             yield f"OpenSSL._util.lib.{name}"
     connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
-    for name in ("_ssl", "_from_ssl", "_raise_ssl_error"):
+    for name in ("_ssl", "_into_ssl", "_from_ssl", "_raise_ssl_error"):
         if not hasattr(connection, name):
             yield f"OpenSSL.SSL.Connection.{name}"
-    for name in ("_flushReceiveBIO", "_flushSendBIO", "_write", "_bufferedWrite", "_tlsShutdownFinished"):
+    for name in (
+        "_flushReceiveBIO",
+        "_flushSendBIO",
+        "_write",
+        "_bufferedWrite",
+        "_unbufferPendingWrites",
+        "_tlsShutdownFinished",
+    ):
         if not hasattr(TLSMemoryBIOProtocol, name):
             yield f"twisted.protocols.tls.TLSMemoryBIOProtocol.{name}"
     for name in ("_tempDataBuffer", "dataBuffer", "offset", "_writeDisconnected"):
@@ -52,10 +68,10 @@ def _missing() -> Iterator[str]:
 MISSING = tuple(_missing())
 
 # One of each for the process: they are filled and emptied within one call.
-_plain = bytearray(_SCRATCH)
+_plain = bytearray(ROOM)
 _plain_view = memoryview(_plain)
 _plain_c = _ffi.from_buffer("char[]", _plain)
-_wire = bytearray(_SCRATCH)
+_wire = bytearray(ROOM)
 _wire_view = memoryview(_wire)
 _wire_c = _ffi.from_buffer("char[]", _wire)
 
@@ -66,7 +82,8 @@ class FastTLS(TLSMemoryBIOProtocol):
     def makeConnection(self, transport: ITransport) -> None:
         # The size of reads, and how much may be queued before a producer is paused.
         transport.bufferSize = READ  # type: ignore[attr-defined]
-        self._direct = isinstance(transport, FileDescriptor) and hasattr(transport, "writeSomeData")
+        self.lowest: Any = transport
+        self.direct = isinstance(transport, FileDescriptor) and hasattr(transport, "socket")
         super().makeConnection(transport)
 
     def _checkHandshakeStatus(self) -> None:
@@ -80,27 +97,20 @@ class FastTLS(TLSMemoryBIOProtocol):
     def _flushReceiveBIO(self) -> None:
         """Deliver all that the last bytes from the network amount to."""
         while not self._lostTLSConnection:
-            size, error = self._decrypt()
+            size, error = self._decrypt(_plain_c, ROOM)
             if size and not self._aborted:
                 self.wrappedProtocol.dataReceived(bytes(_plain_view[:size]))
-            if error is None:
-                continue
-            if isinstance(error, SSL.WantReadError):
+            if error is not None and not self._goes_on(error):
                 break
-            if isinstance(error, SSL.ZeroReturnError):
-                self._shutdownTLS()
-                self._tlsShutdownFinished(None)
-            else:
-                self._tlsShutdownFinished(Failure(error))
         if self._tlsConnection is not None:
             self._flushSendBIO()
 
-    def _decrypt(self) -> tuple[int, SSL.Error | None]:
-        """Fill the scratch with plain text; return its size, and why there was no more."""
-        connection = self._tlsConnection
+    def _decrypt(self, room: Any, limit: int) -> tuple[int, SSL.Error | None]:
+        """Decrypt at most *limit* bytes into *room*; return how many, and why there were no more."""
+        connection, read = self._tlsConnection, _lib.SSL_read
         ssl, size = connection._ssl, 0
-        while _SCRATCH - size >= _RECORD:
-            got = _lib.SSL_read(ssl, _plain_c + size, _SCRATCH - size)
+        while size < limit:
+            got = read(ssl, room + size, limit - size)
             if got > 0:
                 size += got
             elif _lib.SSL_get_error(ssl, got) == _lib.SSL_ERROR_WANT_READ:
@@ -112,9 +122,50 @@ class FastTLS(TLSMemoryBIOProtocol):
                     return size, error
         return size, None
 
+    def _goes_on(self, error: SSL.Error) -> bool:
+        """Take note of why nothing more could be decrypted; return whether it makes sense to try again."""
+        if isinstance(error, SSL.WantReadError):
+            return False
+        if isinstance(error, SSL.ZeroReturnError):
+            self._shutdownTLS()
+            self._tlsShutdownFinished(None)
+        else:
+            self._tlsShutdownFinished(Failure(error))
+        return True
+
+    def receive_into(self, room: memoryview, limit: int) -> int | None:
+        """Read the socket once, and decrypt into *room*, past the protocol.
+
+        What is decrypted later than this belongs to the protocol again: see :meth:`settle`.
+
+        :param room: of at least :data:`ROOM` bytes.
+        :param limit: bytes that may be decrypted.
+        :return: how many were; None when there is nothing to be had now.
+        :raises OSError: the connection is lost.
+        :raises EOFError: it ended.
+        """
+        try:
+            got = self.lowest.socket.recv_into(_wire_view, READ)
+        except BlockingIOError:
+            return None
+        if not got:
+            raise EOFError
+        _lib.BIO_write(self._tlsConnection._into_ssl, _wire_c, got)
+        size, _ = self._decrypt(_ffi.from_buffer("char[]", room), min(limit, ROOM))
+        return size
+
+    def settle(self) -> None:
+        """Deliver what was left undecrypted, and send what reading gave rise to."""
+        if self._lostTLSConnection:
+            return
+        if self._appSendBuffer:
+            self._unbufferPendingWrites()
+        self._flushReceiveBIO()
+
     # -- out -------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
+        """As of ``ITransport``; what cannot be sent at once of a memoryview is copied."""
         if self.disconnecting and self._producer is None:
             return
         self._write(data)
@@ -122,16 +173,19 @@ class FastTLS(TLSMemoryBIOProtocol):
     def writeSequence(self, sequence: Iterable[bytes]) -> None:
         self.write(b"".join(sequence))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if self._lostTLSConnection or not data:
             return
         if self._appSendBuffer:
-            self._bufferedWrite(data)
+            self._bufferedWrite(bytes(data))
             return
+        connection = self._tlsConnection
         try:
-            self._tlsConnection.send(data)
+            # As its own send() does, which looks at the type first.
+            if (sent := _lib.SSL_write(connection._ssl, _ffi.from_buffer(data), len(data))) <= 0:
+                connection._raise_ssl_error(connection._ssl, sent)
         except SSL.WantReadError:
-            self._bufferedWrite(data)
+            self._bufferedWrite(bytes(data))
         except SSL.Error:
             self._tlsShutdownFinished(Failure())
         else:
@@ -140,25 +194,36 @@ class FastTLS(TLSMemoryBIOProtocol):
     def _flushSendBIO(self) -> None:
         """Hand what was encrypted to the transport, or at once to the socket."""
         bio = self._tlsConnection._from_ssl
-        while (size := _lib.BIO_read(bio, _wire_c, _SCRATCH)) > 0:
-            self._send(_wire_view[:size])
+        while (size := _lib.BIO_read(bio, _wire_c, ROOM)) > 0:
+            send(self.lowest, _wire_view[:size], self.direct)
 
-    def _send(self, data: memoryview) -> None:
-        transport: Any = self.transport
-        if (
-            self._direct
-            and transport.connected
-            and not transport.disconnecting
-            and not transport._writeDisconnected
-            and not transport._tempDataBuffer
-            and transport.offset == len(transport.dataBuffer)
-        ):
-            sent = transport.writeSomeData(data)
-            # A lost connection is for the transport to find out in its own way.
-            if isinstance(sent, int):
-                data = data[sent:]
-        if data:
-            transport.write(bytes(data))
+
+def queued(transport: Any) -> bool:
+    """Whether bytes wait for the socket of *transport*."""
+    return bool(transport._tempDataBuffer or transport.offset < len(transport.dataBuffer))
+
+
+def send(transport: Any, data: memoryview, direct: bool = True) -> None:
+    """Write *data*, to the socket at once as far as nothing waits before it.
+
+    What the socket does not take is copied. A lost connection is for the transport to find out in
+    its own way.
+    """
+    if (
+        direct
+        and transport.connected
+        and not transport.disconnecting
+        and not transport._writeDisconnected
+        and not queued(transport)
+    ):
+        try:
+            sent = transport.socket.send(data)
+        except OSError:
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(bytes(data))
 
 
 _WANT_READ = SSL.WantReadError()

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pump import Outlet, Tap, Vessel, able
 from gateway.wire.chunked import ChunkedReader
 from gateway.wire.http_head import ResponseHead
 
@@ -53,11 +54,32 @@ class Call:
 
         :raises gateway.errors.GatewayError: there are more than was announced.
         """
-        self._unsent -= len(data)
+        self._count(len(data))
+        self._connection.write(data)
+
+    def _count(self, size: int) -> None:
+        self._unsent -= size
         if self._unsent < 0:
             self.abort()
             raise errors.GatewayError
-        self._connection.write(data)
+
+    def vessel(self, took: Callable[[int], None]) -> Vessel | None:
+        """What takes the request's body past the protocol, if the connection can.
+
+        :param took: told how many bytes went there.
+        """
+
+        def noted(size: int) -> None:
+            took(size)
+            self._count(size)
+
+        wire = self._connection.transport
+        return Outlet(wire, noted) if able(wire) else None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the connection was made for this call, and so cannot be stale."""
+        return self._connection.uses == 1
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         self._connection.registerProducer(producer, streaming)
@@ -96,6 +118,20 @@ class Call:
             self._left -= len(data) - len(rest)
             self.complete = self._left == 0
         return rest
+
+    def tap(self) -> Tap | None:
+        """Where the rest of the answer's body can be taken from the connection itself, if it can."""
+        wire = self._connection.transport
+        if self._left is None or self._chunks is not None or not able(wire):
+            return None
+        return Tap(wire, self._left, self._took, lambda: self.flowing)
+
+    def _took(self, size: int) -> None:
+        if self._left is not None:
+            self._left -= size
+            self.complete = self._left == 0
+        self.drain()
+        self._connection.flow()
 
     def drain(self) -> None:
         """Hand on what is queued, as far as the sink wants it."""

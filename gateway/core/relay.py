@@ -7,7 +7,7 @@ memory per transfer is what one read and one socket buffer hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pump import WORTH, Pump, Tap, Vessel
 
 #: Seconds; for less than a turn or two of the reactor no source is paused.
 _SHORTEST_REST = 0.01
@@ -35,6 +36,22 @@ class Sink(Protocol):
     def write(self, data: bytes) -> None: ...
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
     def unregisterProducer(self) -> None: ...
+
+
+@runtime_checkable
+class Tapped(Protocol):
+    """A source that comes from a connection."""
+
+    def tap(self) -> Tap | None:
+        """Where what has not arrived yet can be taken from; None when it cannot."""
+
+
+@runtime_checkable
+class Vesselled(Protocol):
+    """A sink that can be filled without a copy."""
+
+    def vessel(self) -> Vessel | None:
+        """What to fill; None when that cannot be, or not yet."""
 
 
 class Bucket:
@@ -114,24 +131,39 @@ async def body(
 ) -> None:
     """Move a whole body.
 
-    :param count: told the size of every piece, before it is written.
+    :param count: told the size of every piece.
     :param stall: seconds the source may be silent while it is wanted; None for ever.
     :raises gateway.errors.UpstreamTimeout: the source stalled.
     :raises gateway.errors.GatewayError: whatever ended the source early.
     """
     valve = Valve(source, clock)
     moved = 0
+    pump: Pump | None = None
 
     def write(piece: bytes) -> None:
-        nonlocal moved
-        moved += len(piece)
-        count(len(piece))
         sink.write(piece)
-        if bucket is not None:
-            valve.take(bucket, len(piece))
+        account(len(piece))
+        shorten()
 
+    def account(amount: int) -> None:
+        nonlocal moved
+        moved += amount
+        count(amount)
+        if bucket is not None:
+            valve.take(bucket, amount)
+
+    def shorten() -> None:
+        """Take the short way as soon as both ends offer it."""
+        nonlocal pump
+        if pump is None and ends is not None:
+            tap = ends[0].tap()
+            if tap is not None and tap.left >= WORTH and (vessel := ends[1].vessel()) is not None:
+                pump = Pump(tap, vessel, account)
+
+    ends = (source, sink) if isinstance(source, Tapped) and isinstance(sink, Vesselled) else None
     sink.registerProducer(valve, True)
     delivered = source.deliver(write)
+    shorten()
     stalled = False
     timer: IDelayedCall | None = None
 
@@ -153,6 +185,8 @@ async def body(
         raise
     finally:
         valve.close()
+        if pump is not None:
+            pump.close()
         if timer is not None and timer.active():
             timer.cancel()
         sink.unregisterProducer()

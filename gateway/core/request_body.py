@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
@@ -11,6 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pump import Tap, able
 from gateway.wire.chunked import ChunkedReader
 from gateway.wire.http_head import RequestHead
 
@@ -34,13 +36,20 @@ class RequestBody:
     :ivar flowing: somebody wants more of it now.
     """
 
-    def __init__(self, head: RequestHead, begin: Callable[[], None], flow: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        head: RequestHead,
+        begin: Callable[[], None],
+        flow: Callable[[], None],
+        wire: Any = None,
+    ) -> None:
         self.length = None if head.chunked else (head.length or 0)
         self.received = 0
         self.flowing = False
         self.rest = b""
         self._begin = begin
         self._flow = flow
+        self._wire = wire
         self._chunks = ChunkedReader() if head.chunked else None
         self._queue: deque[bytes] = deque()
         self._sink: Callable[[bytes], None] | None = None
@@ -96,6 +105,17 @@ class RequestBody:
             self._begin()
         self.resumeProducing()
         return finished
+
+    def tap(self) -> Tap | None:
+        """Where the rest can be taken from the connection itself, if it can."""
+        if self.length is None or not able(self._wire):
+            return None
+        return Tap(self._wire, self.length - self.received, self._took, lambda: self.flowing)
+
+    def _took(self, size: int) -> None:
+        self.received += size
+        self._drain()
+        self._flow()
 
     def read(self, limit: int) -> Deferred[bytes]:
         """Collect the whole body.

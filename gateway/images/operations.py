@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
 from gateway.core import relay
 from gateway.core.exchange import Exchange, Field
+from gateway.core.pump import Tap
 from gateway.core.sessions import Session
 from gateway.core.tickets import Ticket
 from gateway.images.target import FEATURES, Document, Target
@@ -202,12 +203,28 @@ class _Counted:
 
     def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
         def write(piece: bytes) -> None:
-            self._count(len(piece))
-            if self._bucket is not None:
-                self._valve.take(self._bucket, len(piece))
+            self._note(len(piece))
             sink(piece)
 
         return self._body.deliver(write).addBoth(self._over)
+
+    def tap(self) -> Tap | None:
+        """As the body's own; what is taken there is counted here."""
+        tap = self._body.tap()
+        if tap is None:
+            return None
+        took = tap.took
+
+        def noted(size: int) -> None:
+            self._note(size)
+            took(size)
+
+        return evolve(tap, took=noted)
+
+    def _note(self, size: int) -> None:
+        self._count(size)
+        if self._bucket is not None:
+            self._valve.take(self._bucket, size)
 
     def _over(self, result: T) -> T:
         self._valve.close()

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from gateway import errors
 from gateway.core import relay
 from gateway.core.http_client import Call, HttpConnection, StaleConnection
+from gateway.core.pump import Tap
 from gateway.core.upstreams import Upstream, Upstreams
 from gateway.images.disposition import parse_disposition
 from gateway.images.target import FEATURES, Capabilities, Document, Reading, Relayed
@@ -340,6 +341,9 @@ class _Body:
         self.pauseProducing = call.pauseProducing
         self.resumeProducing = call.resumeProducing
         self.stopProducing = call.abort
+
+    def tap(self) -> Tap | None:
+        return self._call.tap()
 
     def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
         def over(_: None) -> None:

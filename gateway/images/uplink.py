@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
 
 from gateway.core.http_client import Call
+from gateway.core.pump import Vessel
 
 #: Bytes of an upload kept until the host answers, so that a stale connection costs nothing.
 _IN_HAND = 256 * 1024
@@ -41,7 +42,7 @@ class Uplink:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.moved = 0
-        self._copy: list[bytes] | None = []
+        self._copy: list[bytes] | None = None if call.fresh else []
         self._size = 0
         self._producer: _Noting | None = None
 
@@ -53,6 +54,14 @@ class Uplink:
             if self._size > _IN_HAND:
                 self._copy = None
         self.call.write(data)
+
+    def vessel(self) -> Vessel | None:
+        """What takes the body past the protocol, once it need not be kept."""
+
+        def took(size: int) -> None:
+            self.moved += size
+
+        return self.call.vessel(took) if self._copy is None else None
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._producer = _Noting(producer)

@@ -1,0 +1,159 @@
+"""The short way of a body: from socket to socket, past protocols, with no copy for each of them.
+
+Once heads are exchanged and the body's length is known, a :class:`Pump` stands where the transport
+reads: it takes what arrives, decrypts it into one buffer that all share, and the sink encrypts and
+sends it from there. Everything else stays with the transports and protocols: they pause and resume
+reading as they always do, count, keep time, and learn of errors and ends in their own way; the rest
+of what arrives is theirs again when the body is over.
+
+A chunk is read only when the last one is sent, and at most four chunks in one turn of the reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+from gateway.core import fasttls
+from gateway.core.fasttls import READ, ROOM, FastTLS
+
+#: Chunks that one connection may move before others have their turn.
+_TURN = 4
+#: Bytes; a shorter body is not worth the hand-over.
+WORTH = 2 * READ
+
+_shared = memoryview(bytearray(ROOM))
+
+
+@frozen
+class Tap:
+    """Where a body can be taken from below its protocol.
+
+    :ivar wire: the connection.
+    :ivar left: bytes that have not arrived yet.
+    :ivar took: to be told how many were taken; the body may be over then.
+    :ivar flowing: whether more is wanted now.
+    """
+
+    wire: Any
+    left: int
+    took: Callable[[int], None]
+    flowing: Callable[[], bool]
+
+
+class Vessel(Protocol):
+    """What takes a body without a copy."""
+
+    def room(self) -> memoryview:
+        """Where the next bytes go: at least :data:`~gateway.core.fasttls.ROOM` of them."""
+
+    def filled(self, size: int) -> None:
+        """Take the first *size* bytes of the room; pause the producer when that was enough for now."""
+
+    def took(self, size: int) -> None:
+        """Account for *size* bytes, once a turn."""
+
+
+def able(wire: Any) -> bool:
+    """Whether *wire* is a connection whose bytes can go the short way."""
+    if isinstance(wire, FastTLS):
+        return wire.direct
+    stock = fasttls.TRANSPORT is not FastTLS
+    return not stock and isinstance(wire, FileDescriptor) and hasattr(wire, "socket")
+
+
+class Outlet:
+    """The vessel that is a connection.
+
+    :param took: see :meth:`Vessel.took`.
+    """
+
+    def __init__(self, wire: Any, took: Callable[[int], None]) -> None:
+        self.took = took
+        self._wire = wire
+        self._lowest: Any = wire.lowest if isinstance(wire, FastTLS) else wire
+
+    def room(self) -> memoryview:
+        return _shared
+
+    def filled(self, size: int) -> None:
+        lowest = self._lowest
+        if lowest is self._wire:
+            fasttls.send(lowest, _shared[:size])
+        else:
+            self._wire.write(_shared[:size])
+        if fasttls.queued(lowest) and lowest.producer is not None and not lowest.producerPaused:
+            # The transport itself would let twice as much wait.
+            lowest.producerPaused = True
+            lowest.producer.pauseProducing()
+
+
+class Pump:
+    """Reads a body from its connection in place of the transport, until :meth:`close`.
+
+    :param tap: where it comes from; the transport must deliver nothing else before it.
+    :param vessel: where it goes.
+    :param moved: told once a turn how many bytes were moved.
+    """
+
+    def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
+        self._tap = tap
+        self._left = tap.left
+        self._vessel = vessel
+        self._moved = moved
+        self._tls = tap.wire if isinstance(tap.wire, FastTLS) else None
+        self._lowest: Any = tap.wire if self._tls is None else self._tls.lowest
+        # As Twisted itself does when it aborts a connection.
+        self._lowest.doRead = self._turn
+
+    def close(self) -> None:
+        """Let the transport read for itself again."""
+        # It has another one when it was aborted meanwhile.
+        if vars(self._lowest).get("doRead") == self._turn:
+            del self._lowest.doRead
+
+    def _turn(self) -> BaseException | None:
+        """One turn of reading, as the reactor asks a transport for it."""
+        total = 0
+        ended: BaseException | None = None
+        for _ in range(_TURN):
+            try:
+                size = self._receive(self._left - total)
+            except OSError:
+                ended = CONNECTION_LOST
+                break
+            except EOFError:
+                ended = CONNECTION_DONE
+                break
+            if size is None:
+                break
+            if size:
+                self._vessel.filled(size)
+                total += size
+            if total == self._left or not self._tap.flowing():
+                break
+        if total:
+            self._left -= total
+            self._moved(total)
+            self._vessel.took(total)
+            self._tap.took(total)
+        if ended is None and self._tls is not None:
+            self._tls.settle()
+        return ended
+
+    def _receive(self, left: int) -> int | None:
+        """Fill the vessel's room from one read."""
+        room = self._vessel.room()
+        if self._tls is not None:
+            return self._tls.receive_into(room, left)
+        try:
+            size: int = self._lowest.socket.recv_into(room, min(READ, left))
+        except BlockingIOError:
+            return None
+        if not size:
+            raise EOFError
+        return size
