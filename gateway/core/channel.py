@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from gateway import errors
 from gateway.core.exchange import PLAIN_TEXT, Exchange, Field, answer_head
 from gateway.core.pace import READ_AHEAD, Gate, HttpLimits, unsent
-from gateway.core.pump import Outlet, Vessel, able
 from gateway.core.request_body import BodyCutShort, RequestBody
 from gateway.wire.http_head import HeadReader, parse_request
 
@@ -284,14 +283,9 @@ class HttpChannel(Protocol):
         if not self._lost:
             self._wire.write(data)
 
-    def vessel(self, took: Callable[[int], None]) -> Vessel | None:
-        """What takes bytes of an answer's body past this channel, if its connection can."""
-
-        def noted(size: int) -> None:
-            self._written += size
-            took(size)
-
-        return Outlet(self._wire, noted) if able(self._wire) else None
+    def passed_by(self, size: int) -> None:
+        """Take note of bytes that were sent past this channel."""
+        self._written += size
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self._lost:

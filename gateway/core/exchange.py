@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from gateway import errors
 from gateway.core.pace import READ_AHEAD
-from gateway.core.pump import Vessel
+from gateway.core.pump import Outlet, Vessel, able
 from gateway.core.request_body import RequestBody
 from gateway.wire.http_head import RequestHead, serialize_response
 
@@ -153,7 +153,13 @@ class Exchange:
 
     def vessel(self) -> Vessel | None:
         """What takes the body past the protocol, if the connection can."""
-        return self._channel.vessel(self._count)
+
+        def took(size: int) -> None:
+            self._channel.passed_by(size)
+            self._count(size)
+
+        wire = self._channel.transport
+        return Outlet(wire, took) if able(wire) else None
 
     def _count(self, size: int) -> None:
         self.sent += size

@@ -40,7 +40,12 @@ def _missing() -> Iterator[str]:
         "SSL_get_error",
         "SSL_clear_mode",
         "SSL_ERROR_WANT_READ",
+        "SSL_set_bio",
+        "BIO_new",
+        "BIO_new_mem_buf",
         "BIO_read",
+        "BIO_s_mem",
+        "BIO_set_mem_eof_return",
         "BIO_write",
     ):
         if not hasattr(_lib, name):
@@ -150,9 +155,22 @@ class FastTLS(TLSMemoryBIOProtocol):
             return None
         if not got:
             raise EOFError
-        _lib.BIO_write(self._tlsConnection._into_ssl, _wire_c, got)
+        # Reading from where the bytes are saves a copy of them.
+        self._read_from(_lib.BIO_new_mem_buf(_wire_c, got))
         size, _ = self._decrypt(_ffi.from_buffer("char[]", room), min(limit, ROOM))
+        own = _lib.BIO_new(_lib.BIO_s_mem())
+        if (rest := _lib.BIO_read(self._tlsConnection._into_ssl, _wire_c, READ)) > 0:
+            _lib.BIO_write(own, _wire_c, rest)
+        self._read_from(own)
         return size
+
+    def _read_from(self, bio: Any) -> None:
+        """Let OpenSSL read from *bio*. Source: SSL_set_bio(3): the old one is freed, the other one stays."""
+        connection = self._tlsConnection
+        # Like a socket with nothing to read, not like one that ended.
+        _lib.BIO_set_mem_eof_return(bio, -1)
+        _lib.SSL_set_bio(connection._ssl, bio, connection._from_ssl)
+        connection._into_ssl = bio
 
     def settle(self) -> None:
         """Deliver what was left undecrypted, and send what reading gave rise to."""

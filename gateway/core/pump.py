@@ -141,7 +141,7 @@ class Pump:
             self._moved(total)
             self._vessel.took(total)
             self._tap.took(total)
-        if ended is None and self._tls is not None:
+        if self._tls is not None:
             self._tls.settle()
         return ended
 

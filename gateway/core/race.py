@@ -23,6 +23,8 @@ from twisted.python.failure import Failure
 STAGGER = 0.3
 #: Seconds of silence before the first probe, seconds between probes, how many.
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 3))
+#: Bytes that a unix socket may hold for its peer: a few chunks.
+_UNIX_BUFFER = 512 * 1024
 
 Open = Callable[[ClientFactory[Protocol]], IConnector]
 
@@ -150,9 +152,11 @@ def attach(transport: Any, protocol: IProtocol) -> None:
 
 
 def tune(transport: Any) -> None:
-    """No delay, and probes when the peer is silent; for a unix socket neither means anything."""
+    """No delay, and probes when the peer is silent; a unix socket needs neither, but room."""
     handle: socket.socket = transport.getHandle()
     if handle.family == socket.AF_UNIX:
+        # It does not grow as that of TCP does.
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_BUFFER)
         return
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)

@@ -131,7 +131,7 @@ async def body(
 ) -> None:
     """Move a whole body.
 
-    :param count: told the size of every piece.
+    :param count: told the size of every piece, before it is written.
     :param stall: seconds the source may be silent while it is wanted; None for ever.
     :raises gateway.errors.UpstreamTimeout: the source stalled.
     :raises gateway.errors.GatewayError: whatever ended the source early.
@@ -141,16 +141,23 @@ async def body(
     pump: Pump | None = None
 
     def write(piece: bytes) -> None:
+        passing(len(piece))
         sink.write(piece)
-        account(len(piece))
+        passed(len(piece))
         shorten()
 
-    def account(amount: int) -> None:
+    def passing(amount: int) -> None:
         nonlocal moved
         moved += amount
         count(amount)
+
+    def passed(amount: int) -> None:
         if bucket is not None:
             valve.take(bucket, amount)
+
+    def bypassed(amount: int) -> None:
+        passing(amount)
+        passed(amount)
 
     def shorten() -> None:
         """Take the short way as soon as both ends offer it."""
@@ -158,7 +165,7 @@ async def body(
         if pump is None and ends is not None:
             tap = ends[0].tap()
             if tap is not None and tap.left >= WORTH and (vessel := ends[1].vessel()) is not None:
-                pump = Pump(tap, vessel, account)
+                pump = Pump(tap, vessel, bypassed)
 
     ends = (source, sink) if isinstance(source, Tapped) and isinstance(sink, Vesselled) else None
     sink.registerProducer(valve, True)
