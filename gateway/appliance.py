@@ -45,7 +45,7 @@ from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.core.tokens import TokenVerifier
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite, Tree
-from gateway.images import Access, Cors, ImageService, Targets
+from gateway.images import Access, Cors, ImageService, NbdPool, Targets
 from gateway.web import pages
 
 #: Listeners that only the operator's own programs reach; they are never limited nor drained.
@@ -121,6 +121,7 @@ class Appliance(logs.LoggedService):
             lookups=config.limits.dns_lookups,
         )
         self.pool = UpstreamPool(reactor)
+        self.nbd = NbdPool(self.dialer, reactor)
         self.drain = Drain(reactor, self.sessions, config.gateway.drain_timeout, self._begin_drain)
         self._tls = (
             ReloadableTLS(lambda: self._context(self.config))
@@ -184,7 +185,7 @@ class Appliance(logs.LoggedService):
             self._reactor,
             config.limits.upstream_timeout,
         )
-        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket)
+        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket, self.nbd)
 
     def _in_thread(self, function: Callable[..., Any], *args: object) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self.files, function, *args)
@@ -318,6 +319,7 @@ class Appliance(logs.LoggedService):
         for site in self._sites.values():
             site.close()
         self.pool.close()
+        self.nbd.close()
         self.registry.stop()
         if self._watch.running:
             self._watch.stop()
@@ -373,6 +375,7 @@ class Appliance(logs.LoggedService):
         self.config = self.health.config = new
         self.dialer.policy = _policy(new, self._own)
         self.pool.close()
+        self.nbd.close()
         if self.images is not None and new.images is not None:
             self.images.targets = self._targets(new)
             self.images.cors = Cors(new.images.cors_origins)

@@ -2,6 +2,8 @@
 
 from gateway.images.access import Access
 from gateway.images.cors import Cors
-from gateway.images.service import ImageService, Targets
+from gateway.images.nbd_pool import NbdPool
+from gateway.images.service import ImageService
+from gateway.images.targets import Targets
 
-__all__ = ["Access", "Cors", "ImageService", "Targets"]
+__all__ = ["Access", "Cors", "ImageService", "NbdPool", "Targets"]

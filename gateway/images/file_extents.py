@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.images.open_file import OpenFile
-from gateway.images.target import Document
+from gateway.images.target import Document, Held
 
 #: Extents found by one call, and in memory at once: a quarter of a megabyte of text.
 _BATCH = 4096
@@ -90,7 +90,7 @@ async def document(opened: OpenFile) -> Document:
 def whole(text: str) -> Document:
     """A document in hand."""
     data = text.encode("ascii")
-    return Document(_Bytes(data), len(data))
+    return Document(Held(data), len(data))
 
 
 @implementer(IPushProducer)
@@ -147,23 +147,3 @@ class _Listing:
         delivered, self._delivered = self._delivered, None
         if delivered is not None:
             delivered.callback(None) if failure is None else delivered.errback(failure)
-
-
-class _Bytes:
-    """Bytes in hand as a source."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
-        sink(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """They are all given at once."""
-
-    def resumeProducing(self) -> None:
-        """See :meth:`pauseProducing`."""
-
-    def stopProducing(self) -> None:
-        """See :meth:`pauseProducing`."""

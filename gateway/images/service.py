@@ -10,32 +10,27 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
 from gateway.core import relay
 from gateway.core.exchange import Exchange
-from gateway.core.policy import allows_path
 from gateway.core.sessions import SessionTable
 from gateway.core.tickets import Ticket, TicketRegistry
-from gateway.core.upstreams import Upstreams
 from gateway.core.web import Application
 from gateway.images import operations, reading
 from gateway.images.access import Access
 from gateway.images.cors import Cors, is_preflight
 from gateway.images.operations import Operation
-from gateway.images.remote import RemoteTarget, upstream_of
 from gateway.images.slots import Slots
-from gateway.images.store import FileTarget, InThread
 from gateway.images.target import Target
-from gateway.wire.ticket_json import LARGEST, Kind
+from gateway.images.targets import Targets
+from gateway.wire.ticket_json import Kind
 
 #: The version of the imageio protocol that ``/info/`` names.
 PROTOCOL_VERSION = "2.5.1"
@@ -57,7 +52,6 @@ _PATHS = re.compile(
 )
 _RAW = b"content-range"
 
-T = TypeVar("T")
 Run = Callable[[Operation], Awaitable[None]]
 
 
@@ -70,49 +64,6 @@ class _Image:
     readers: Slots
     writers: Slots
     bucket: relay.Bucket | None
-
-
-@frozen
-class Targets:
-    """Makes the target that the url of a ticket means.
-
-    :ivar roots: directories whose files a ticket may name.
-    :ivar local_socket: use a unix socket that a host on this machine offers.
-    """
-
-    upstreams: Upstreams = field(repr=False)
-    in_thread: InThread = field(repr=False)
-    roots: tuple[Path, ...] = ()
-    local_socket: bool = True
-
-    def make(self, ticket: Ticket) -> Target:
-        """Return the target of *ticket*.
-
-        :raises gateway.errors.Forbidden: it may not be reached from here.
-        """
-        grant = ticket.grant
-        scheme = urlsplit(grant.url).scheme
-        if scheme in ("http", "https") or (scheme == "http+unix" and ticket.trusted):
-            return RemoteTarget(self.upstreams, *upstream_of(grant.url), local_socket=self.local_socket)
-        if scheme == "file" and ticket.trusted:
-            path = Path(unquote(grant.url.removeprefix("file:").removeprefix("//")))
-            real = allows_path(path, self.roots)
-            if real is None:
-                text = f"Transfer={grant.transfer_id} names a file that is not served here"
-                raise errors.Forbidden(text, reason="target")
-            limit = None if grant.size >= LARGEST else grant.size
-            return FileTarget(real, limit, grant.sparse, partial(self._counted, ticket))
-        raise errors.NotImplementedHere(f"Images of scheme {scheme} are not served here")
-
-    def _counted(self, ticket: Ticket, function: Callable[..., Any], *args: object) -> Deferred[Any]:
-        """Run *function* in a thread; *ticket* is not gone for good before it is over."""
-
-        def over(result: T) -> T:
-            ticket.pending -= 1
-            return result
-
-        ticket.pending += 1
-        return self.in_thread(function, *args).addBoth(over)
 
 
 @define(eq=False)

@@ -1,16 +1,18 @@
 """What an image is to the operations on it, wherever its bytes are.
 
 A *target* is made from the ``url`` of a ticket: :class:`~gateway.images.remote.RemoteTarget`
-relays to an image daemon, :class:`~gateway.images.store.FileTarget` is the embedded store.
+relays to an image daemon, :class:`~gateway.images.store.FileTarget` is the embedded store, and
+:class:`~gateway.images.nbd.NbdTarget` asks an NBD server.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
+from twisted.internet.defer import Deferred, succeed
 
 from gateway import errors
 from gateway.core.relay import Source
@@ -89,6 +91,26 @@ class Document:
 
     source: Source = field(repr=False)
     length: int | None
+
+
+class Held:
+    """Bytes in hand as a source."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]:
+        sink(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """They are all given at once."""
+
+    def resumeProducing(self) -> None:
+        """See :meth:`pauseProducing`."""
+
+    def stopProducing(self) -> None:
+        """See :meth:`pauseProducing`."""
 
 
 class Target(Protocol):

@@ -245,20 +245,32 @@ class Daemon(Peer):
 
 
 class Nbd(Peer):
-    """qemu-nbd: serves one image on a unix socket."""
+    """qemu-nbd: serves one image on a unix socket, or on a port when it has one."""
 
     name = "nbd"
 
-    def start(self, image: Path, image_format: str) -> str:
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        super().__init__(directory)
+        self.port = port
+
+    def start(self, image: Path, image_format: str, *more: str) -> str:
         """Start it.
 
+        :param more: options beside the usual.
         :return: the ``nbd:`` url of the image.
         """
         path = self.directory / "nbd.sock"
+        where = [f"--bind={HOST}", f"--port={self.port}"] if self.port else [f"--socket={path}"]
         program = need("qemu-nbd", "apt install qemu-utils")
-        command = [program, f"--socket={path}", "--persistent", "--shared=8", f"--format={image_format}"]
-        self.spawn([*command, "--discard=unmap", "--detect-zeroes=unmap", str(image)], path.exists)
-        return f"nbd:unix:{path}"
+        command = [program, *where, "--persistent", "--shared=8", f"--format={image_format}"]
+        command += ["--discard=unmap", "--detect-zeroes=unmap", *more, str(image)]
+        path.unlink(missing_ok=True)
+        self.spawn(command, self._listens if self.port else path.exists)
+        return f"nbd:{HOST}:{self.port}" if self.port else f"nbd:unix:{path}"
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, self.port)) == 0
 
 
 class Script(Peer):

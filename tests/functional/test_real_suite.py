@@ -129,6 +129,16 @@ class UpstreamSuiteTests(SynchronousTestCase):
         )
         self.assertEqual(counts, {"passed": 184, "xfailed": 12})
 
+    @pytest.mark.timeout(180)
+    def test_nbd(self) -> None:
+        """The cases that have an NBD server pass when the gateway speaks to it without any daemon."""
+        counts = self.run_suite(
+            "nbd",
+            *("test/client_test.py", "test/handlers/checksum_test.py"),
+            *("-m", "not benchmark", "-k", _NOT_OURS),
+        )
+        self.assertEqual(counts, {"passed": 19})
+
     def test_control(self) -> None:
         """The control port answers the engine as the original does."""
         counts = self.run_suite("control", "test/handlers/tickets_test.py")

@@ -8,6 +8,7 @@ of a running gateway.
 mode       what becomes of ``Server``
 =========  ======================================================================================
 images     the real server is the upstream; tickets go to both, clients are sent to the gateway
+nbd        the same, but the gateway itself speaks to NBD servers; tests without one are deselected
 control    only the gateway; tests that fake the server's clock or patch it are deselected
 proxy      the gateway stands in for servers whose control is TCP, that is for the real proxy
 =========  ======================================================================================
@@ -77,8 +78,9 @@ class _Auth:
         ours = dict(ticket)
         if self._upstream is not None:
             self._upstream.auth.add(ticket)
-            host, port = self._upstream.remote_service.address
-            ours["url"] = f"https://{host}:{port}/images/{ticket['uuid']}"
+            if _MODE != "nbd" or not ticket["url"].startswith("nbd:"):
+                host, port = self._upstream.remote_service.address
+                ours["url"] = f"https://{host}:{port}/images/{ticket['uuid']}"
         status, text = self._order("PUT", ticket["uuid"], ours)
         assert status == 200, text
 
@@ -139,9 +141,13 @@ server.Server = _serve
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what reaches into the server's process, when there is none."""
-    if _MODE != "control":
+    """Leave out what reaches into the server's process, when there is none, and what a mode is not about."""
+    fixtures = {item: set(getattr(item, "fixturenames", ())) for item in items}
+    if _MODE == "control":
+        out = [item for item in items if _IN_PROCESS & fixtures[item]]
+    elif _MODE == "nbd":
+        out = [item for item in items if "nbd_server" not in fixtures[item]]
+    else:
         return
-    out = [item for item in items if _IN_PROCESS & set(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]

@@ -1,0 +1,79 @@
+"""Makes the target that the url of a ticket means, if it may be reached from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from attrs import Factory, field, frozen
+from twisted.internet.defer import Deferred
+
+from gateway import errors
+from gateway.core.policy import allows_path
+from gateway.core.tickets import Ticket
+from gateway.core.upstreams import Upstreams
+from gateway.images.nbd import NbdTarget
+from gateway.images.nbd_pool import NbdPool, place_of
+from gateway.images.remote import RemoteTarget, upstream_of
+from gateway.images.store import FileTarget, InThread
+from gateway.images.target import Target
+from gateway.wire.ticket_json import LARGEST
+
+T = TypeVar("T")
+
+
+def _own_pool(targets: Targets) -> NbdPool:
+    return NbdPool(targets.upstreams.dialer, targets.upstreams.clock)
+
+
+@frozen
+class Targets:
+    """Makes targets.
+
+    :ivar roots: directories whose files a ticket may name.
+    :ivar local_socket: use a unix socket that a host on this machine offers.
+    :ivar nbd: connections to NBD servers.
+    """
+
+    upstreams: Upstreams = field(repr=False)
+    in_thread: InThread = field(repr=False)
+    roots: tuple[Path, ...] = ()
+    local_socket: bool = True
+    nbd: NbdPool = field(default=Factory(_own_pool, takes_self=True), repr=False)
+
+    def make(self, ticket: Ticket) -> Target:
+        """Return the target of *ticket*.
+
+        :raises gateway.errors.Forbidden: it may not be reached from here.
+        """
+        grant = ticket.grant
+        scheme = urlsplit(grant.url).scheme
+        limit = None if grant.size >= LARGEST else grant.size
+        in_thread = partial(self._counted, ticket)
+        if scheme in ("http", "https") or (scheme == "http+unix" and ticket.trusted):
+            return RemoteTarget(self.upstreams, *upstream_of(grant.url), local_socket=self.local_socket)
+        if scheme == "file" and ticket.trusted:
+            path = Path(unquote(grant.url.removeprefix("file:").removeprefix("//")))
+            real = allows_path(path, self.roots)
+            if real is None:
+                text = f"Transfer={grant.transfer_id} names a file that is not served here"
+                raise errors.Forbidden(text, reason="target")
+            return FileTarget(real, limit, grant.sparse, in_thread)
+        if scheme == "nbd" and ticket.trusted:
+            place = place_of(grant.url, dirty=grant.dirty)
+            up = self.upstreams
+            return NbdTarget(self.nbd, place, limit, grant.sparse, in_thread, up.clock, up.timeout)
+        raise errors.NotImplementedHere(f"Images of scheme {scheme} are not served here")
+
+    def _counted(self, ticket: Ticket, function: Callable[..., Any], *args: object) -> Deferred[Any]:
+        """Run *function* in a thread; *ticket* is not gone for good before it is over."""
+
+        def over(result: T) -> T:
+            ticket.pending -= 1
+            return result
+
+        ticket.pending += 1
+        return self.in_thread(function, *args).addBoth(over)
