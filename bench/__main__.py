@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: 1 when ``--check`` is given and a floor is missed.
     """
     chosen = _parser().parse_args(arguments)
-    names = [name for name in MEASURES if name in chosen.measures or "all" in chosen.measures]
+    everything = not chosen.measures or "all" in chosen.measures
+    names = [name for name in MEASURES if everything or name in chosen.measures]
     options = Options(
         runs=chosen.runs,
         size=chosen.size and chosen.size << 20,
@@ -92,7 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "measures",
         nargs="*",
-        default=["all"],
         metavar="MEASURE",
         choices=["all", *MEASURES],
         help="all of them (default), or some",
@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=_positive, default=5, help="runs that count, after one that does not (5)"
     )
     parser.add_argument("--size", type=_positive, metavar="MIB", help="of each transfer (512; memory: 4096)")
-    parser.add_argument("--connections", type=_positive, metavar="N", help="at once")
+    parser.add_argument(
+        "--connections", type=_positive, metavar="N", help="at once (1; parallel, fairness: 4; idle: 1000)"
+    )
     parser.add_argument("--seconds", type=float, help="of each run of what lasts a time (2)")
     parser.add_argument(
         "--case", action="append", default=[], metavar="PART", help="only cases with PART in their name"

@@ -70,6 +70,7 @@ class Case:
     :ivar metrics: the first is the one that ratios and limits are about.
     :ivar samples: by peer, then by metric: one value for each run, interleaved.
     :ivar note: what a reader has to know beside the title.
+    :ivar failed: runs of peers that came to nothing.
     """
 
     name: str
@@ -78,12 +79,22 @@ class Case:
     targets: tuple[Target, ...] = ()
     note: str = ""
     samples: dict[str, dict[str, list[float]]] = Factory(dict)
+    failed: dict[str, int] = Factory(dict)
 
     def add(self, peer: str, sample: Mapping[str, float]) -> None:
         """One run of one peer."""
         kept = self.samples.setdefault(peer, {})
         for key, value in sample.items():
             kept.setdefault(key, []).append(value)
+
+    def fail(self, peer: str) -> None:
+        """One run of a peer that broke off."""
+        self.failed[peer] = self.failed.get(peer, 0) + 1
+
+    def notes(self) -> list[str]:
+        """What stands below the figures."""
+        times = ", ".join(f"{peer} broke off {count} times" for peer, count in self.failed.items())
+        return [text for text in (self.note, f"{times}." if times else "") if text]
 
     def spread(self, peer: str, metric: Metric) -> Spread | None:
         values = self.samples.get(peer, {}).get(metric.key)
@@ -133,6 +144,7 @@ class Case:
             "name": self.name,
             "title": self.title,
             "note": self.note,
+            "failed": self.failed,
             "peers": {peer: self._plain(peer) for peer in self.samples},
         }
 

@@ -55,6 +55,7 @@ def said(*command: str) -> str:
 
 
 def commit() -> str:
-    """The commit of this tree, if it is one."""
-    here = str(Path(__file__).resolve().parent)
-    return said("git", "-C", here, "describe", "--always", "--dirty", "--abbrev=10").strip()
+    """The commit that last changed the gateway, with ``+`` when files changed since; empty without git."""
+    git = ("git", "-C", str(Path(__file__).resolve().parents[1]))
+    found = said(*git, "log", "-1", "--format=%h", "--abbrev=10", "--", "gateway").strip()
+    return found + "+" * bool(said(*git, "status", "--porcelain", "--", "gateway"))

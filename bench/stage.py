@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import define, frozen
 
 from bench import kernel, machine
-from bench.cases import Case
+from bench.cases import GATEWAY, Case
 from bench.light import Client, Host, Way
 from bench.peers import PEERS
 from bench.peers.base import Backends, Pki, Relay
@@ -62,6 +62,7 @@ def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
     """An image host, and before it the relays of these *names*.
 
     :param rate: bytes a second at which the host takes an upload; 0 for as they come.
+    :raises AssertionError: something went wrong, and what their logs say.
     """
     home = short_directory()
     with ExitStack() as ending:
@@ -78,7 +79,12 @@ def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
             relay.start()
             relays.append(relay)
         versions = {it.name: {"version": it.version(), "openssl": it.openssl()} for it in relays}
-        yield Stage(home, relays, Client(pki.ca), versions)
+        try:
+            yield Stage(home, relays, Client(pki.ca), versions)
+        except AssertionError as error:
+            logs = {it.name: it.log()[-2000:] for it in relays} | {host.name: host.log()[-2000:]}
+            text = "".join(f"\n== {name}\n{log}" for name, log in logs.items())
+            raise AssertionError(f"{error}{text}") from error
 
 
 @define
@@ -120,9 +126,11 @@ def take_turns(
 ) -> list[Case]:
     """Run every job with every relay, then again; the first time warms up and does not count.
 
-    Who begins changes, so that nobody always follows the same neighbor.
+    Who begins changes, so that nobody always follows the same neighbor. Peers that break off are
+    noted, and get no sample; the gateway must not.
 
     :param once: the first time is the only one, and counts.
+    :raises AssertionError: the gateway broke off.
     """
     wanted = [(case, job) for case, job in jobs if options.wanted(case.name)]
     for run in [1] if once else range(options.runs + 1):
@@ -130,7 +138,13 @@ def take_turns(
             first = run % len(relays)
             for relay in [*relays[first:], *relays[:first]]:
                 tell(f"{case.name}: {relay.name}, run {run} of {options.runs}, load {machine.load()}")
-                sample = job(relay)
+                try:
+                    sample = job(relay)
+                except AssertionError as error:
+                    if relay.name == GATEWAY:
+                        raise AssertionError(f"{case.name}, run {run}: {error}") from error
+                    case.fail(relay.name)
+                    continue
                 if run and sample is not None:
                     case.add(relay.name, sample)
     tell("")

@@ -12,8 +12,7 @@ def text(case: Case) -> str:
     head, *rows = _cells(case)
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = [case.title, *(_aligned(row, widths) for row in [head, *rows])]
-    if case.note:
-        lines.append(f"  ({case.note})")
+    lines += [f"  ({note})" for note in case.notes()]
     return "\n".join(lines) + "\n"
 
 
@@ -28,8 +27,8 @@ def markdown(case: Case) -> str:
     head, *rows = _cells(case)
     lines = [f"**{case.title}**", "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     lines += [_row(row) for row in rows]
-    if case.note:
-        lines += ["", case.note]
+    for note in case.notes():
+        lines += ["", note]
     return "\n".join(lines) + "\n"
 
 

@@ -115,7 +115,9 @@ static void *serve(void *argument) {
     if (stream == NULL) return NULL;
     char *piece = malloc(PIECE), *head;
     for (bool more = true; more && (head = stream_head(stream)) != NULL; free(head)) {
-        if (!strncmp(head, "OPTIONS", 7)) more = options(listener, stream);
+        const char *path = strchr(head, ' ');
+        if (path == NULL || strncmp(path, " /images/", 9)) more = say(stream, "404 Not Found", "", "") && false;
+        else if (!strncmp(head, "OPTIONS", 7)) more = options(listener, stream);
         else if (!strncmp(head, "GET", 3) || !strncmp(head, "HEAD", 4)) more = get(listener, stream, head);
         else more = put(listener, stream, head, piece);
     }

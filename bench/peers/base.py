@@ -76,6 +76,8 @@ class Relay(Protocol):
 
     def kill(self) -> None: ...
 
+    def log(self) -> str: ...
+
     def way(self, kind: str, client: int = 0) -> Way | None:
         """Where a client finds its image.
 

@@ -34,7 +34,7 @@ class Ours(Gateway):
         return None if path is None else Way(self.port, path)
 
     def version(self) -> str:
-        return f"{__version__} ({machine.commit()})"
+        return " ".join(filter(None, [__version__, machine.commit()]))
 
     def openssl(self) -> str:
         return machine.short(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii"))

@@ -90,6 +90,14 @@ class TableTests(SynchronousTestCase):
             "  nginx                2.00  1.67 (1.33–2.00)      1   1.3  goal met\n",
         )
 
+    def test_failed(self) -> None:
+        """A peer that broke off has no row, and is not passed over in silence."""
+        made = case(gateway=[1.0])
+        made.fail("squid")
+        made.fail("squid")
+        self.assertIn("squid broke off 2 times.", tables.text(made))
+        self.assertIn("squid broke off 2 times.", tables.markdown(made))
+
     def test_markdown(self) -> None:
         """Every row has as many cells as the head."""
         rows = [line for line in tables.markdown(self.MADE).splitlines() if line.startswith("|")]
