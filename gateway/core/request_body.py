@@ -53,6 +53,7 @@ class RequestBody:
         self._chunks = ChunkedReader() if head.chunked else None
         self._queue: deque[bytes] = deque()
         self._sink: Callable[[bytes], None] | None = None
+        self._started = False
         self._finished: Deferred[None] | None = None
         self._failure: Failure | None = None
         self._unwanted = False
@@ -65,7 +66,7 @@ class RequestBody:
     @property
     def started(self) -> bool:
         """Whether somebody asked for it."""
-        return self._sink is not None
+        return self._started
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the network; what follows the body is left in :attr:`rest`.
@@ -95,12 +96,12 @@ class RequestBody:
 
         :raises BodyCutShort: (by the result) the peer left before the last byte.
         """
-        self._sink = sink
+        self._started = True
         finished: Deferred[None] = Deferred(lambda _: self.stopProducing())
         if self._failure is not None:
             finished.errback(self._failure)
             return finished
-        self._finished = finished
+        self._sink, self._finished = sink, finished
         if not self.arrived:
             self._begin()
         self.resumeProducing()
@@ -139,8 +140,7 @@ class RequestBody:
         """End the delivery with *error*, now or when it is asked for."""
         self.discard()
         if self._finished is not None:
-            finished, self._finished = self._finished, None
-            finished.errback(error)
+            self._end().errback(error)
         elif self._failure is None:
             self._failure = Failure(error)
 
@@ -155,8 +155,13 @@ class RequestBody:
             self._sink(self._queue.popleft())
         if self.arrived and not self._queue and self._finished is not None:
             self.flowing = False
-            finished, self._finished = self._finished, None
-            finished.callback(None)
+            self._end().callback(None)
+
+    def _end(self) -> Deferred[None]:
+        """Let go of the sink: a request and its body know each other, and what they hold is freed late."""
+        assert self._finished is not None  # noqa: S101 (for the type checker)
+        finished, self._finished, self._sink = self._finished, None, None
+        return finished
 
     def resumeProducing(self) -> None:
         if self._finished is not None and not self.flowing:
@@ -170,6 +175,6 @@ class RequestBody:
             self._flow()
 
     def stopProducing(self) -> None:
-        self._finished = None
+        self._finished = self._sink = None
         self.discard()
         self._flow()

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+from weakref import ref
+
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -47,6 +51,30 @@ class RequestBodyTests(SynchronousTestCase):
         body.receive(b"hello")
         self.successResultOf(body.deliver(self.got.append))
         self.assertEqual((self.got, self.begun), ([b"hello"], 0))
+
+    def test_lets_go(self) -> None:
+        """However a delivery ends, the reader is free at once, not when garbage is collected."""
+
+        class Sink:
+            def write(self, piece: bytes) -> None:
+                """Take it."""
+
+        ends: list[Callable[[RequestBody], None]] = [
+            lambda body: body.receive(b"hello"),
+            lambda body: body.fail(BodyCutShort()),
+            lambda body: body.stopProducing(),
+        ]
+        self.addCleanup(gc.enable)
+        gc.disable()
+        for end in ends:
+            body, sink = self.body(), Sink()
+            gone = ref(sink)
+            body.deliver(sink.write).addErrback(lambda _: None)
+            del sink
+            self.assertIsNotNone(gone())
+            end(body)
+            self.assertIsNone(gone())
+            self.assertTrue(body.started)
 
     def test_none(self) -> None:
         """A request without a body has an empty one."""
