@@ -21,8 +21,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +51,22 @@ _MEMBERS = 32
 #: Keys of an event that are no fields: those of Twisted's older log.
 _OLD = frozenset({"message", "time", "isError", "system", "format", "failure", "why", "log_legacy"})
 
+_TEXT = (str, bytes)
+_SIMPLE = re.compile(r"(?:[^{}]|\{[a-z]+(?::[^{}]*+)?\})*+", re.ASCII)
+
+_clean_name = lru_cache(maxsize=512)(clean)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def rfc3339(seconds: float) -> str:
     """*seconds* since the epoch as UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole, rest = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second(whole)}.{rest // 1000:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 @define
@@ -148,18 +163,18 @@ def _formatted(name: str, value: object) -> object:
 
 def plain(name: str, value: object, depth: int = _DEPTH) -> object:
     """*value* of the field *name* as JSON can have it, clean."""
+    if isinstance(value, _TEXT):
+        return clean_field(name, value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
         return int(value)
-    if isinstance(value, float) and abs(value) < float("inf"):
+    if isinstance(value, float) and isfinite(value):
         return float(value)
-    if isinstance(value, str | bytes):
-        return clean_field(name, value)
     if depth and clean_field(name, "") == "":
         if isinstance(value, Mapping):
-            few = list(value.items())[:_MEMBERS]
-            return {clean(safe_str(key)): plain(safe_str(key), member, depth - 1) for key, member in few}
+            few = [(safe_str(key), member) for key, member in islice(value.items(), _MEMBERS)]
+            return {_clean_name(key): plain(key, member, depth - 1) for key, member in few}
         if isinstance(value, list | tuple | set | frozenset):
             return [plain(name, member, depth - 1) for member in list(value)[:_MEMBERS]]
     return clean_field(name, hex(value) if isinstance(value, int) else safe_repr(value))
@@ -176,11 +191,20 @@ def _text(event: Mapping[str, Any]) -> str:
     if event.get("log_legacy") is not None and event.get("log_failure") is not None:
         return clean(safe_str(event.get("why") or "Unhandled Error"), _LINE)  # its text is the traceback
     # A name that does not stand in the format is no part of the text.
-    wanted = safe_str(event.get("log_format"))
+    wanted = safe_str(event.get("log_format") or "")
     names = [key for key in event if key in wanted and not _is_kept(key)]
     fields = {key: _formatted(key, event[key]) for key in names}
+    if _is_simple(wanted):
+        with suppress(KeyError, ValueError, TypeError):
+            return clean(wanted.format_map(fields), _LINE)
     kept = {key: value for key, value in event.items() if key in ("log_format", "log_level")}
     return clean(formatEvent(fields | kept), _LINE)
+
+
+@lru_cache(maxsize=256)
+def _is_simple(wanted: str) -> bool:
+    """Whether Python formats *wanted* as Twisted does, at a tenth of the cost: no field is a call."""
+    return _SIMPLE.fullmatch(wanted) is not None
 
 
 def _is_kept(key: str) -> bool:
@@ -233,7 +257,7 @@ class Logs:
             "text": _text(event),
         }
         if names:
-            record["fields"] = {clean(name): plain(name, event[name]) for name in names}
+            record["fields"] = {_clean_name(name): plain(name, event[name]) for name in names}
         if traceback := _traceback(event):
             record["traceback"] = traceback
         return _encode(record)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import TypeVar
 
 from OpenSSL import SSL
 from prometheus_client import (
@@ -77,6 +79,15 @@ class _Read(Collector):
         return [family]
 
 
+_Labelled = TypeVar("_Labelled", Counter, Gauge, Histogram)
+
+
+def _quick(metric: _Labelled) -> _Labelled:
+    """*metric*, whose ``labels`` remember what they found; a connection asks a dozen times."""
+    metric.labels = lru_cache(maxsize=1024)(metric.labels)  # type: ignore[method-assign]
+    return metric
+
+
 class Metrics:
     """Everything that is counted, in one registry.
 
@@ -91,13 +102,13 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"gateway_{name}", text, labels, registry=registry)
+            return _quick(Counter(f"gateway_{name}", text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"gateway_{name}", text, labels, registry=registry)
+            return _quick(Gauge(f"gateway_{name}", text, labels, registry=registry))
 
         def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = BUCKETS) -> Histogram:
-            return Histogram(f"gateway_{name}", text, labels, registry=registry, buckets=buckets)
+            return _quick(Histogram(f"gateway_{name}", text, labels, registry=registry, buckets=buckets))
 
         def read(name: str, text: str, *labels: str) -> _Read:
             registry.register(collector := _Read(f"gateway_{name}", text, labels))
@@ -108,7 +119,9 @@ class Metrics:
             __version__, platform.python_version(), twisted_version, openssl
         ).set(1)
         gauge("start_time_seconds", "When it started").set(started)
-        self.connections = Gauge("gateway_connections", "Open connections", ["listener"], registry=None)
+        self.connections = _quick(
+            Gauge("gateway_connections", "Open connections", ["listener"], registry=None)
+        )
         registry.register(_Beside(self.connections))
         self.connections_total = counter("connections_total", "Connections", "listener", "result")
         self.handshakes = counter("tls_handshakes_total", "TLS handshakes", "listener", "result")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from math import inf
 
 from attrs import define, field
@@ -29,6 +30,7 @@ def within(networks: Iterable[str]) -> Callable[[str], bool]:
     """A test whether a peer is in one of *networks*; what is no IP address (a unix socket) is in."""
     parsed = [ipaddress.ip_network(network) for network in networks]
 
+    @lru_cache(maxsize=ADDRESSES)
     def contains(peer: str) -> bool:
         try:
             address = ipaddress.ip_address(peer)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.application import service
 from twisted.internet.defer import FirstError
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, globalLogPublisher
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, formatEvent, globalLogPublisher
 from twisted.python import log as old
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -26,6 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway.core.audit import Audit
 from gateway.core.config_model import Config, Log
 from gateway.core.logs import LoggedService, Logs, Sink, capture, observer, plain
+from gateway.core.masking import clean
 
 ID = "8f14e45f-ceea-467f-a8c2-0123456789ab"
 CANARIES = {
@@ -204,6 +205,32 @@ class LogTests(LogCase):
         )
         self.assertEqual(len(self.written.splitlines()), 1)
         self.assertNotIn("\x1b", self.written)
+
+    def test_formats(self) -> None:
+        """A format means what Twisted means by it, however it is written down, and whatever it lacks."""
+        fields: dict[str, Any] = {"peer": "x", "seconds": 1.5, "nothing": None, "call": lambda: "called"}
+        fields |= {"_log": "own", "at": Clock(), "many": [1]}
+        for wanted in (
+            "{peer}", "", "{{{peer}}} {{peer}}", "{seconds:.3f} s", "{seconds:>9}", "{seconds!r}", "{call()}",
+            "{call}", "{peer:.3f}", "{nothing:.3f}", "{none}", "{peer", "}", "{}", "{0}", "{at.rightNow}",
+            "{many[0]}", "{_log}", "%(peer)s", "{log_level}", "{log_namespace}", "{seconds:{peer}}",
+            "{peer!x}",
+        ):  # fmt: skip
+            _, log = self.logs()
+            before = len(self.written)
+            log.info(wanted, **fields)
+            line = self.written[before:]
+            event = {
+                "log_format": wanted,
+                "log_level": LogLevel.info,
+                "log_namespace": "gateway.test",
+                **fields,
+            }
+            expected = formatEvent(event)
+            if not expected.startswith("Unable to format event"):
+                self.assertEqual(line.partition(": ")[2], clean(expected, 4096) + "\n", wanted)
+            else:
+                self.assertIn(": Unable to format event", line, wanted)
 
     def test_fields(self) -> None:
         """JSON keeps plain fields as they are, and cuts long ones."""
