@@ -19,6 +19,7 @@ from typing import Any
 from OpenSSL import SSL, _util  # type: ignore[attr-defined, unused-ignore]
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ITransport
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
@@ -64,6 +65,9 @@ def _missing() -> Iterator[str]:
     ):
         if not hasattr(TLSMemoryBIOProtocol, name):
             yield f"twisted.protocols.tls.TLSMemoryBIOProtocol.{name}"
+    for name in ("_creatorCallable", "_tlsConnection", "_appSendBuffer", "_checkHandshakeStatus"):
+        if name not in TLSMemoryBIOProtocol.makeConnection.__code__.co_names:
+            yield f"{name} in twisted.protocols.tls.TLSMemoryBIOProtocol.makeConnection"
     for name in ("_tempDataBuffer", "dataBuffer", "offset", "_writeDisconnected"):
         if not hasattr(FileDescriptor(reactor=object()), name):  # type: ignore[arg-type]
             yield f"twisted.internet.abstract.FileDescriptor.{name}"
@@ -89,7 +93,11 @@ class FastTLS(TLSMemoryBIOProtocol):
         transport.bufferSize = READ  # type: ignore[attr-defined]
         self.lowest: Any = transport
         self.direct = isinstance(transport, FileDescriptor) and hasattr(transport, "socket")
-        super().makeConnection(transport)
+        # As the original does, without a dozen claims to be this and that which the last line replaces.
+        self._tlsConnection = self.factory._creatorCallable(self)
+        self._appSendBuffer: list[bytes] = []
+        ProtocolWrapper.makeConnection(self, transport)
+        self._checkHandshakeStatus()
 
     def _checkHandshakeStatus(self) -> None:
         if not self._handshakeDone and self._tlsConnection is not None:
