@@ -62,10 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.json:
         found = {"machine": where, "command": command, "measures": [it.plain() for it in sections]}
         _say(json.dumps(found))
+    if not chosen.check:
+        return 0
     missed = [f"{case.name} against {peer}" for it in sections for case in it.cases for peer in case.missed()]
     for each in missed:
         sys.stderr.write(f"floor missed: {each}\n")
-    return 1 if missed and chosen.check else 0
+    return 1 if missed else 0
 
 
 def _measure(name: str, options: Options, command: str) -> Section:

@@ -1,7 +1,7 @@
 """Squid as a reverse proxy that keeps nothing; it cannot speak HTTP to a unix socket.
 
-With its own 512 KB of ``client_request_buffer_max_size``, Squid 5.7 hangs up on most uploads over TLS that
-come faster than the host takes them; with 64 MB on none that is not longer than a minute.
+With its own 512 KB of ``client_request_buffer_max_size``, Squid 5.7 hung up on six of eight uploads of
+256 MiB over TLS that came faster than the host took them, and with 64 MB on none.
 """
 
 from __future__ import annotations
