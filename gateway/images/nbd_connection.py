@@ -12,6 +12,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway import errors
+from gateway.core import fasttls
+from gateway.core.pump import Outlet, able
 from gateway.wire.nbd import Command, CommandFlag, Reply, Transmission
 from gateway.wire.nbd_negotiation import Export, Negotiation
 
@@ -47,6 +49,7 @@ class NbdConnection(Protocol):
         self._codec: Transmission | None = None
         self._waiting: dict[int, Deferred[Reply]] = {}
         self._over = False
+        self._short = False
         self._wire: Any = None
 
     @property
@@ -56,6 +59,9 @@ class NbdConnection(Protocol):
 
     def connectionMade(self) -> None:
         self._wire = self.transport
+        self._short = able(self._wire)
+        if self._short:
+            self._wire.bufferSize = fasttls.READ
 
     def request(
         self, command: Command, offset: int = 0, length: int = 0, flags: CommandFlag = CommandFlag.NONE
@@ -68,14 +74,21 @@ class NbdConnection(Protocol):
         if self._over:
             return defer.fail(_lost())
         handle, head = self._codec.request(command, offset, length, flags)
-        self._wire.write(head)
+        self.write(head)
         answer: Deferred[Reply] = Deferred(lambda _: self._cancelled(handle))
         self._waiting[handle] = answer
         return answer
 
     def write(self, data: bytes) -> None:
-        if not self._over:
+        if self._short and not self._over:
+            # At once, and without a copy.
+            fasttls.send(self._wire, memoryview(data))
+        elif not self._over:
             self._wire.write(data)
+
+    def outlet(self, took: Callable[[int], None]) -> Outlet | None:
+        """What takes bytes past the protocol, see :mod:`gateway.core.pump`; None where that cannot be."""
+        return Outlet(self._wire, took) if self._short and not self._over else None
 
     def registerProducer(self, producer: Any) -> None:
         if self._over:

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pump import Outlet, Vessel
 from gateway.images.nbd_connection import NbdConnection
 from gateway.wire.nbd import Command, Reply
 
@@ -101,6 +102,15 @@ class NbdSource:
             delivered.callback(None) if error is None else delivered.errback(error)
 
 
+class _Vessel:
+    """What is filled goes out at once, as long as it fits into one request."""
+
+    def __init__(self, outlet: Outlet, filled: Callable[[Outlet, int], None]) -> None:
+        self.room = outlet.room
+        self.took = outlet.took
+        self.filled = partial(filled, outlet)
+
+
 @implementer(IConsumer, IPushProducer)
 class NbdSink:
     """Writes a body of known length: the bytes are passed on as they come, nothing is kept.
@@ -132,6 +142,9 @@ class NbdSink:
 
     def write(self, data: bytes) -> None:
         self.moved += len(data)
+        self._pass(data)
+
+    def _pass(self, data: bytes) -> None:
         if len(data) > self._room + self._left:
             raise errors.BadRequest("The body is longer than it said")
         while data:
@@ -154,6 +167,22 @@ class NbdSink:
         self._at += size
         self._left -= size
         answer.addCallbacks(self._answered, self._failed)
+
+    def vessel(self) -> Vessel | None:
+        """What takes the body past the protocol; see :class:`gateway.core.relay.Vesselled`."""
+        outlet = self._connection.outlet(self._took)
+        return None if outlet is None else _Vessel(outlet, self._filled)
+
+    def _took(self, size: int) -> None:
+        self.moved += size
+
+    def _filled(self, outlet: Outlet, size: int) -> None:
+        if size >= self._room:
+            # It reaches into the next request.
+            self._pass(bytes(outlet.room()[:size]))
+        else:
+            self._room -= size
+            outlet.filled(size)
 
     def _answered(self, _: Reply) -> None:
         self._open -= 1

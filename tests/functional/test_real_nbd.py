@@ -265,6 +265,24 @@ class HazardTests(_Case):
         self.assertIn(b" 403 ", read_head(writing)[0])
         wait_for(lambda: self.connections() == 0, "no connection is left")
 
+    def test_aborted(self) -> None:
+        """Clients that leave in the middle leave nothing behind: no connection, no descriptor, no session."""
+        _, url = self.large()
+        name = self.ticket(url, size=LARGE)
+        before = self.descriptors_in_use()
+        for _ in range(20):
+            reading, _ = self.reading(name)
+            writing = self.begin(f"PUT /images/{name}?flush=n")
+            writing.sendall(b"content-length: %d\r\n\r\n" % LARGE + bytes(MIB))
+            reading.close()
+            writing.close()
+        wait_for(lambda: self.gateway.sessions() == [], "no session is left")
+        wait_for(lambda: self.connections() == 0, "no connection is left")
+        wait_for(lambda: self.descriptors_in_use() <= before, "no descriptor is left")
+
+    def descriptors_in_use(self) -> int:
+        return len(list(Path(f"/proc/{self.gateway.pid}/fd").iterdir()))
+
     def connections(self) -> int:
         """Connections of the gateway to qemu-nbd, by the kernel's list of unix sockets."""
         lines = Path("/proc/net/unix").read_text().splitlines()
