@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 
 from gateway.core import relay
-from gateway.images.file_io import PIECE, write
+from gateway.core.fasttls import ROOM
+from gateway.core.pump import WORTH
+from gateway.images.file_io import write
 from gateway.images.open_file import OpenFile
 
-#: Buffers of :data:`PIECE` bytes each: one is written while the other is filled.
+#: Buffers: one is written while the other is filled.
 _BUFFERS = 2
+#: Bytes at which a buffer is written: for fewer, turns of threads would cost more than copies.
+PIECE = 2 * 1024 * 1024
 #: Bytes; the kernel has to read what a write leaves of one.
 _PAGE = 4096
-_NOTHING = memoryview(b"")
 
 
 class FileSink:
     """Takes bytes for consecutive places of a file.
 
-    Who has bytes puts some into :meth:`space` and says so to :meth:`filled`; when there is no space, the
-    source is paused, and resumed when there is some again.
+    It is filled as a :class:`~gateway.core.pump.Vessel`, or takes pieces. While no buffer is free its
+    producer is paused.
 
     :param length: bytes that are expected, for the size of buffers.
     """
@@ -30,7 +34,9 @@ class FileSink:
     def __init__(self, opened: OpenFile, offset: int, length: int) -> None:
         self._opened = opened
         self._start = offset
-        self._size = max(_PAGE, min(PIECE, length))
+        self._enough = max(_PAGE, min(PIECE, length))
+        # What one read from the network gives fits in behind.
+        self._behind = ROOM if length >= WORTH else 0
         self._free: list[memoryview] = []
         self._unmade = _BUFFERS
         self._current: memoryview | None = None
@@ -39,57 +45,98 @@ class FileSink:
         self._full: deque[tuple[memoryview, int, int]] = deque()
         self._late: deque[memoryview] = deque()
         self._writing = False
-        self._source: relay.Source | None = None
+        self._paused = False
+        self._producer: IPushProducer | None = None
+        self._moving: Deferred[None] | None = None
         self._ended = False
         self._over: Deferred[None] = Deferred(lambda _: None)
+        self._failure: Failure | None = None
 
-    async def take(self, source: relay.Source) -> None:
+    async def take(self, source: relay.Source, clock: IReactorTime) -> None:
         """Write all that *source* delivers.
 
         :raises gateway.errors.GatewayError: it ended early, or the file cannot be written.
         """
-        self._source = source
-        source.deliver(self.put).addCallbacks(self._delivered, self._fail)
+        self._moving = Deferred.fromCoroutine(relay.body(source, self, clock))
+        if self._failure is not None:
+            self._moving.cancel()
         try:
+            await self._moving
+            self._ended = True
+            self._finish()
             await self._over
+        except CancelledError:
+            source.stopProducing()
+            if self._failure is not None:
+                self._failure.raiseException()
+            raise
         finally:
-            self._source = None
-            if not self._ended:
-                source.stopProducing()
+            self._ended = True
+            self._full.clear()
 
-    def space(self) -> memoryview:
-        """Where the next bytes go; empty while both buffers wait for the disk."""
+    # -- IConsumer ---------------------------------------------------------------------------
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take bytes in hand; what a paused producer still delivers is kept."""
+        self._late.append(memoryview(data))
+        self._fill()
+
+    # -- Vessel --------------------------------------------------------------------------------
+
+    def vessel(self) -> FileSink | None:
+        return self if self._behind and not self._late else None
+
+    def room(self) -> memoryview:
+        if not self._ready() or self._current is None:
+            raise RuntimeError("the producer is paused")
+        return self._current[self._count :]
+
+    def filled(self, size: int) -> None:
+        self._count += size
+        if self._count >= self._enough:
+            self._hand_on(self._count - (self._start + self._count) % _PAGE)
+            if not self._ready():
+                self._pause()
+
+    def took(self, size: int) -> None:
+        """Nothing is announced here that could be exceeded."""
+
+    # -- buffers -------------------------------------------------------------------------------
+
+    def _ready(self) -> bool:
+        """Whether there is a buffer to fill."""
         if self._current is None:
             if self._free:
                 self._current = self._free.pop()
             elif self._unmade:
                 self._unmade -= 1
-                self._current = memoryview(bytearray(self._size))
+                self._current = memoryview(bytearray(self._enough + self._behind))
             else:
-                return _NOTHING
+                return False
             self._count = len(self._tail)
             self._current[: self._count] = self._tail
             self._tail = b""
-        return self._current[self._count :]
+        return True
 
-    def filled(self, count: int) -> None:
-        """Say that the first *count* bytes of :meth:`space` are there now."""
-        self._count += count
-        if self._current is not None and self._count == len(self._current):
-            self._hand_on(self._count - (self._start + self._count) % _PAGE)
-
-    def put(self, piece: bytes | memoryview) -> None:
-        """Take bytes in hand; what a paused source still delivers is kept."""
-        self._late.append(memoryview(piece))
-        while self._late and (space := self.space()):
-            view = self._late.popleft()
+    def _fill(self) -> None:
+        while self._late and self._ready():
+            view, space = self._late.popleft(), self.room()
             count = min(len(space), len(view))
             space[:count] = view[:count]
-            self.filled(count)
             if count < len(view):
                 self._late.appendleft(view[count:])
-        if self._source is not None and not self.space():
-            self._source.pauseProducing()
+            self.filled(count)
+
+    def _pause(self) -> None:
+        if self._producer is not None and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
 
     def _hand_on(self, count: int) -> None:
         """Let the first *count* bytes of the current buffer be written; the rest goes with the next."""
@@ -101,34 +148,36 @@ class FileSink:
             self._write()
 
     def _write(self) -> None:
-        if self._full and not self._writing and not self._over.called:
+        if self._full and not self._writing and self._failure is None:
             self._writing = True
             buffer, count, start = self._full[0]
             self._opened.call(write, buffer[:count], start).addCallbacks(self._written, self._fail)
 
     def _written(self, _: None) -> None:
         self._writing = False
-        self._free.append(self._full.popleft()[0])
-        if self._over.called:
+        if not self._full:
+            # Nobody waits for it any more.
             return
+        self._free.append(self._full.popleft()[0])
         self._write()
-        self.put(_NOTHING)
+        self._fill()
         if self._ended:
             self._finish()
-        elif self._source is not None and self.space():
-            self._source.resumeProducing()
-
-    def _delivered(self, _: None) -> None:
-        self._ended = True
-        self._finish()
+        elif self._paused and self._ready() and self._producer is not None:
+            self._paused = False
+            self._producer.resumeProducing()
 
     def _finish(self) -> None:
         """Write the last piece; end when everything is written."""
-        if not self._late and self.space() and self._count:
+        if not self._late and self._ready() and self._count:
             self._hand_on(self._count)
         if not self._full and not self._over.called:
             self._over.callback(None)
 
     def _fail(self, failure: Failure) -> None:
-        if not self._over.called:
-            self._over.errback(failure)
+        self._failure = failure
+        if self._ended:
+            if not self._over.called:
+                self._over.errback(failure)
+        elif self._moving is not None:
+            self._moving.cancel()

@@ -1,6 +1,6 @@
 """The embedded store: an image that is a file of this very machine.
 
-Every call that may wait for a disk runs in a thread; a transfer has two buffers.
+Every call that may wait for a disk runs in a thread; a transfer has two buffers of one or two MiB.
 Source: ovirt-imageio 2.5, images API and block checksums.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
 from gateway.core import relay
@@ -41,6 +42,7 @@ class FileTarget:
     _limit: int | None
     _sparse: bool
     _in_thread: InThread = field(repr=False)
+    _clock: IReactorTime = field(repr=False)
 
     name = "file"
 
@@ -68,7 +70,7 @@ class FileTarget:
 
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
         with await self._open(os.O_WRONLY) as opened:
-            await FileSink(opened, offset, length).take(body)
+            await FileSink(opened, offset, length).take(body, self._clock)
             if flush:
                 await opened.call(os.fsync)
 

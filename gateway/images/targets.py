@@ -61,7 +61,7 @@ class Targets:
             if real is None:
                 text = f"Transfer={grant.transfer_id} names a file that is not served here"
                 raise errors.Forbidden(text, reason="target")
-            return FileTarget(real, limit, grant.sparse, in_thread)
+            return FileTarget(real, limit, grant.sparse, in_thread, self.upstreams.clock)
         if scheme == "nbd" and ticket.trusted:
             place = place_of(grant.url, dirty=grant.dirty)
             up = self.upstreams

@@ -10,9 +10,12 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
+from gateway.core.fasttls import ROOM
+from gateway.images import file_sink
 from gateway.images.file_io import PIECE
 from gateway.images.file_sink import FileSink
 from gateway.images.file_source import FileSource
@@ -20,8 +23,9 @@ from gateway.images.open_file import OpenFile
 from tests.images.stage import Lazy
 
 DATA = os.urandom(5 * PIECE // 2 + 4321)
-#: What a transfer may have in memory at once, beside one piece on its way.
+#: What a download and an upload may have in memory at once, beside one piece on its way.
 BOUND = 2 * PIECE
+UPLOAD_BOUND = 2 * file_sink.PIECE
 
 
 class Upload:
@@ -94,13 +98,13 @@ class SinkTests(FileCase):
     def begin(self, source: Upload, offset: int = 0) -> Deferred[None]:
         async def take() -> None:
             with self.open() as opened:
-                await FileSink(opened, offset, len(source.data)).take(source)
+                await FileSink(opened, offset, len(source.data)).take(source, Clock())
 
         return Deferred.fromCoroutine(take())
 
     @settings(max_examples=40, deadline=None)
     @given(
-        st.integers(0, 3 * PIECE),
+        st.integers(0, 6 * PIECE),
         st.integers(0, 10_000),
         st.lists(st.integers(1, 700_000), min_size=1, max_size=5),
         st.integers(0, 1 << 32),
@@ -109,7 +113,7 @@ class SinkTests(FileCase):
         """In pieces of any size, with threads that take turns anyhow, all bytes go where they belong."""
         random = Random(seed)
         sizes = [max(size, length // 40 + 1) for size in sizes]
-        data = (DATA + DATA)[:length]
+        data = (DATA * 3)[:length]
         self.path.write_bytes(b"")
         source = Upload(data, sizes)
         taking = self.begin(source, offset)
@@ -126,10 +130,10 @@ class SinkTests(FileCase):
 
     def test_bounded(self) -> None:
         """While the disk is busy the source is paused, and goes on when there is room again."""
-        source = Upload(DATA + DATA, [128 * 1024])
+        source = Upload(DATA * 4, [128 * 1024])
         taking = self.begin(source)
         source.fill()
-        self.assertLessEqual(source.given * 128 * 1024, BOUND + 128 * 1024)
+        self.assertLessEqual(source.given * 128 * 1024, UPLOAD_BOUND + 128 * 1024)
         given = source.given
         self.threads.run()
         self.assertFalse(source.paused)
@@ -138,6 +142,36 @@ class SinkTests(FileCase):
         taking.cancel()
         self.failureResultOf(taking)
         self.assertTrue(source.stopped)
+        self.assert_closed()
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.integers(0, 10_000), st.integers(0, 1 << 32))
+    def test_filled(self, offset: int, seed: int) -> None:
+        """Filled without a copy, in portions of any size, all bytes go where they belong."""
+        random = Random(seed)
+        data = memoryview(DATA * 2)
+        self.path.write_bytes(b"")
+        source = Upload(bytes(data), [1])
+        opened = self.open()
+        sink = FileSink(opened, offset, len(data))
+        taking = Deferred.fromCoroutine(sink.take(source, Clock()))
+        vessel, at = sink.vessel(), 0
+        assert vessel is not None
+        while not taking.called:
+            if source.paused or (self.threads.waiting and random.random() < 0.3):
+                self.threads.run()
+            elif at == len(data):
+                source.delivered.callback(None)
+                self.work()
+            else:
+                room, size = vessel.room(), min(random.randint(1, ROOM), len(data) - at)
+                self.assertGreaterEqual(len(room), ROOM)
+                room[:size] = data[at : at + size]
+                vessel.filled(size)
+                at += size
+        self.successResultOf(taking)
+        self.assertTrue(self.path.read_bytes() == bytes(offset) + data)
+        opened.close()
         self.assert_closed()
 
     def test_late(self) -> None:
@@ -177,7 +211,7 @@ class SinkTests(FileCase):
 
     def test_cancelled_under_a_thread(self) -> None:
         """A cancelled upload closes its file only when no thread writes to it any more."""
-        source = Upload(DATA, [PIECE])
+        source = Upload(DATA, [2 * PIECE])
         taking = self.begin(source)
         source.give()
         taking.cancel()
@@ -188,7 +222,7 @@ class SinkTests(FileCase):
 
     def test_broken_off(self) -> None:
         """A source that ends early is the failure of the upload."""
-        source = Upload(DATA, [PIECE])
+        source = Upload(DATA, [2 * PIECE])
         taking = self.begin(source)
         source.give()
         source.delivered.errback(errors.BadRequest("gone"))
@@ -200,7 +234,7 @@ class SinkTests(FileCase):
         full = os.open("/dev/full", os.O_WRONLY)
         opened = OpenFile(self.threads, full, 0)
         source = Upload(DATA, [PIECE // 2])
-        taking = Deferred.fromCoroutine(FileSink(opened, 0, len(DATA)).take(source))
+        taking = Deferred.fromCoroutine(FileSink(opened, 0, len(DATA)).take(source, Clock()))
         while self.threads.waiting or not taking.called:
             self.threads.run() if self.threads.waiting else source.give()
         error = self.failureResultOf(taking, errors.UpstreamFailed).value

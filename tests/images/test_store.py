@@ -340,7 +340,7 @@ class ThreadTests(ReactorTestCase):
 
             return deferToThreadPool(reactor, self.pool, run)
 
-        self.target = FileTarget(self.file, None, False, in_thread)
+        self.target = FileTarget(self.file, None, False, in_thread, reactor)
 
     async def _use(self) -> None:
         reading = await self.target.read(Range(3, 3_000_000), None)
