@@ -23,7 +23,6 @@ from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
 from gateway.core.audit import Audit
-from gateway.core.channel import HttpLimits
 from gateway.core.clock import StepWatch, wall
 from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
@@ -35,6 +34,7 @@ from gateway.core.http_client import UpstreamPool
 from gateway.core.listeners import Listener
 from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
+from gateway.core.pace import HttpLimits
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers

@@ -36,7 +36,7 @@ class HttpChannel(Protocol):
 
     def __init__(self, site: GatewaySite, peer: str) -> None:
         self.site = site
-        self.limits = site.limits
+        self.limits: HttpLimits = site.limits
         self.peer = peer
         self.idle_timeout = site.limits.keepalive_timeout
         self.secure = False
@@ -204,7 +204,9 @@ class HttpChannel(Protocol):
         # From now on the body has to arrive.
         self._mark = (exchange.body.received, self._written, -1)
         self._arm(self._period)
-        if exchange.head.expects_continue and not exchange.started:
+        if exchange.status:
+            exchange.flush()
+        elif exchange.head.expects_continue:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _flow(self) -> None:
@@ -415,6 +417,3 @@ class HttpChannel(Protocol):
         else:
             self._mark = mark
             self._arm(self._period)
-
-
-__all__ = ["HttpChannel", "HttpLimits"]

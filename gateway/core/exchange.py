@@ -71,11 +71,12 @@ class Exchange:
         self.linger: float | None = None
         self._channel = channel
         self._length: int | None = None
+        self._held = b""
 
     @property
     def started(self) -> bool:
-        """Whether the answer has begun, so that an error can only cut the connection."""
-        return self.status != 0
+        """Whether the answer is on its way, so that an error can only cut the connection."""
+        return self.status != 0 and not self._held
 
     @property
     def secure(self) -> bool:
@@ -108,8 +109,9 @@ class Exchange:
 
     def respond(self, status: int, fields: Iterable[Field] = (), body: bytes = b"") -> None:
         """Send the whole answer."""
-        # In one write: one packet, and one record of TLS.
-        self._start(status, fields, len(body), b"" if self.head.method == b"HEAD" else body)
+        self.start(status, fields, len(body))
+        if self.head.method != b"HEAD":
+            self.write(body)
         self.finish()
 
     def refuse(self, error: errors.GatewayError) -> None:
@@ -119,26 +121,23 @@ class Exchange:
         if self.started:
             self.abort()
             return
+        self.status, self._held = 0, b""
         body = error.text.encode("utf-8") + b"\n"
         fields = [*PLAIN_TEXT, *error.headers]
         self.respond(error.status, fields, body)
 
     def start(self, status: int, fields: Iterable[Field], length: int | None) -> None:
-        """Send the head of the answer.
+        """Begin the answer. Its head goes out with the first bytes of the body, or on :meth:`flush`.
 
         :param length: bytes of its body; None when *fields* say how it is framed.
         """
-        self._start(status, fields, length, b"")
-
-    def _start(self, status: int, fields: Iterable[Field], length: int | None, body: bytes) -> None:
-        if self.started:
+        if self.status:
             raise RuntimeError("this exchange was answered before")
         self.status = status
         self._length = 0 if self.head.method == b"HEAD" else length
         if not self.body.arrived and not self._can_skip():
             self.keep_alive = False
-        self.sent = len(body)
-        self._channel.write(self._channel.head(self, status, [*fields, *self.note], length) + body)
+        self._held = self._channel.head(self, status, [*fields, *self.note], length)
 
     def _can_skip(self) -> bool:
         """Whether the rest of a body nobody wants is small enough to keep the connection."""
@@ -149,7 +148,15 @@ class Exchange:
     def write(self, data: bytes) -> None:
         self._count(len(data))
         if data and not self.finished:
-            self._channel.write(data)
+            # One packet, and one record of TLS, for head and body if that is possible.
+            held, self._held = self._held, b""
+            self._channel.write(held + data if held else data)
+
+    def flush(self) -> None:
+        """Let the head of the answer not wait for its body."""
+        if self._held and not self.finished:
+            held, self._held = self._held, b""
+            self._channel.write(held)
 
     def vessel(self) -> Vessel | None:
         """What takes the body past the protocol, if the connection can."""
@@ -173,6 +180,7 @@ class Exchange:
         if self._length is not None and self.sent != self._length:
             self.abort()
             return
+        self.flush()
         self.finished = True
         self._channel.answered(self)
 

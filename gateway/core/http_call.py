@@ -94,16 +94,25 @@ class Call:
 
     # -- answer ----------------------------------------------------------------------------
 
-    def begin(self, head: ResponseHead) -> None:
-        """Take the head of the answer; called by the connection."""
+    def begin(self, head: ResponseHead, data: bytes) -> None:
+        """Take the head of the answer, and what came with it; called by the connection.
+
+        :raises gateway.errors.BadRequest: more came than the answer.
+        """
         self.answer = head
         self._left = head.length
         self._chunks = ChunkedReader() if head.chunked else None
         self.complete = not head.chunked and head.length == 0
+        # Before anybody is told, so that head and body can go on together.
+        if data:
+            self.receive(data)
         self.head.callback(head)
 
-    def receive(self, data: bytes) -> bytes:
-        """Take bytes of the answer's body; return what follows it."""
+    def receive(self, data: bytes) -> None:
+        """Take bytes of the answer's body.
+
+        :raises gateway.errors.BadRequest: more came than the answer.
+        """
         rest = b""
         if self._chunks is not None:
             self._queue.extend(self._chunks.receive(data))
@@ -117,7 +126,8 @@ class Call:
                 self._queue.append(data[: self._left])
             self._left -= len(data) - len(rest)
             self.complete = self._left == 0
-        return rest
+        if rest:
+            raise errors.BadRequest("Bytes follow the answer")
 
     def tap(self) -> Tap | None:
         """Where the rest of the answer's body can be taken from the connection itself, if it can."""

@@ -110,13 +110,14 @@ class HttpConnection(Protocol):
             head = parse_response(block, call.method)
             data, self._reader.rest = self._reader.rest, b""
             if head.status >= 200:
-                call.begin(head)
+                call.begin(head, data)
+                data = b""
             else:
                 self._informational += 1
                 if head.status == 101 or self._informational > _MAX_INFORMATIONAL:
                     raise errors.BadRequest("Unexpected informational answers")
-        if data and call.receive(data):
-            raise errors.BadRequest("Bytes follow the answer")
+        if data:
+            call.receive(data)
         call.drain()
         self.flow()
 

@@ -7,7 +7,7 @@ memory per transfer is what one read and one socket buffer hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -15,14 +15,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.pump import WORTH, Pump, Tap, Vessel
+from gateway.core.pump import WORTH, Pump
 
 #: Seconds; for less than a turn or two of the reactor no source is paused.
 _SHORTEST_REST = 0.01
 
 
 class Source(Protocol):
-    """Where a body comes from: a push producer that delivers to one sink."""
+    """Where a body comes from: a push producer that delivers to one sink.
+
+    One that comes from a connection has ``tap() -> Tap | None`` besides: where what has not arrived yet
+    can be taken from; see :mod:`gateway.core.pump`.
+    """
 
     def deliver(self, sink: Callable[[bytes], None]) -> Deferred[None]: ...
     def pauseProducing(self) -> None: ...
@@ -31,27 +35,15 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where a body goes: an ``IConsumer``."""
+    """Where a body goes: an ``IConsumer``.
+
+    One that can be filled without a copy has ``vessel() -> Vessel | None`` besides: None when it cannot,
+    or not yet.
+    """
 
     def write(self, data: bytes) -> None: ...
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
     def unregisterProducer(self) -> None: ...
-
-
-@runtime_checkable
-class Tapped(Protocol):
-    """A source that comes from a connection."""
-
-    def tap(self) -> Tap | None:
-        """Where what has not arrived yet can be taken from; None when it cannot."""
-
-
-@runtime_checkable
-class Vesselled(Protocol):
-    """A sink that can be filled without a copy."""
-
-    def vessel(self) -> Vessel | None:
-        """What to fill; None when that cannot be, or not yet."""
 
 
 class Bucket:
@@ -126,12 +118,14 @@ async def body(
     clock: IReactorTime,
     *,
     count: Callable[[int], None] = lambda amount: None,
+    begun: Callable[[], None] = lambda: None,
     bucket: Bucket | None = None,
     stall: float | None = None,
 ) -> None:
     """Move a whole body.
 
     :param count: told the size of every piece, before it is written.
+    :param begun: called when all that had arrived already went by.
     :param stall: seconds the source may be silent while it is wanted; None for ever.
     :raises gateway.errors.UpstreamTimeout: the source stalled.
     :raises gateway.errors.GatewayError: whatever ended the source early.
@@ -167,9 +161,12 @@ async def body(
             if tap is not None and tap.left >= WORTH and (vessel := ends[1].vessel()) is not None:
                 pump = Pump(tap, vessel, bypassed)
 
-    ends = (source, sink) if isinstance(source, Tapped) and isinstance(sink, Vesselled) else None
+    ends: tuple[Any, Any] | None = None
+    if hasattr(source, "tap") and hasattr(sink, "vessel"):
+        ends = (source, sink)
     sink.registerProducer(valve, True)
     delivered = source.deliver(write)
+    begun()
     shorten()
     stalled = False
     timer: IDelayedCall | None = None

@@ -24,8 +24,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from gateway import errors
-from gateway.core.channel import HttpChannel, HttpLimits
+from gateway.core.channel import HttpChannel
 from gateway.core.exchange import Exchange, Field
+from gateway.core.pace import HttpLimits
 
 Application = Callable[[Exchange], Coroutine[Any, Any, None]]
 Route = Callable[[Exchange], Application | None]
@@ -183,6 +184,7 @@ class _PageChannel:
         if length is None and b"transfer-encoding" not in known and not bodiless:
             self._exchange.keep_alive = False
         self._exchange.start(int(code), fields, int(length[-1]) if length else None)
+        self._exchange.flush()
 
     def write(self, data: bytes) -> None:
         self._exchange.write(data)

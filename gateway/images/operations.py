@@ -130,7 +130,7 @@ async def _send(operation: Operation, document: Document) -> None:
     if document.length is None:
         exchange.keep_alive = False
     exchange.start(200, fields, document.length)
-    await relay.body(document.source, exchange, operation.clock)
+    await relay.body(document.source, exchange, operation.clock, begun=exchange.flush)
     exchange.finish()
 
 

@@ -48,6 +48,7 @@ async def get(operation: Operation) -> None:
                 exchange,
                 operation.clock,
                 count=counted,
+                begun=exchange.flush,
                 bucket=operation.bucket,
                 stall=STALL,
             )

@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.channel import HttpLimits
+from gateway.core import channel
 from gateway.core.exchange import Exchange
+from gateway.core.pace import HttpLimits
 from gateway.core.web import GatewaySite
 from tests.support import ReactorTestCase
 
@@ -401,7 +402,34 @@ class AnswerTests(ChannelCase):
 
     async def break_off(self, exchange: Exchange) -> None:
         exchange.start(200, [], 5)
+        exchange.flush()
         raise errors.UpstreamFailed
+
+    def test_second_thoughts(self) -> None:
+        """Until the first byte is there, an error still takes the place of the answer."""
+        self.application = self.change_mind
+        wire = self.ask(request())
+        self.assertEqual(statuses(wire.sent), [502])
+        self.assertFalse(wire.aborted)
+
+    async def change_mind(self, exchange: Exchange) -> None:
+        exchange.start(200, [], 5)
+        raise errors.UpstreamFailed
+
+    def test_together(self) -> None:
+        """The head goes out in one piece with the first bytes of the body."""
+        self.application = self.say_hello
+        pieces: list[bytes] = []
+        self.patch(channel.HttpChannel, "write", lambda _, data: pieces.append(data))
+        self.ask(request())
+        self.assertEqual([piece.count(b"HTTP/1.1 200") for piece in pieces], [1, 0])
+        self.assertTrue(pieces[0].endswith(b"he"))
+
+    async def say_hello(self, exchange: Exchange) -> None:
+        exchange.start(200, [], 5)
+        exchange.write(b"he")
+        exchange.write(b"llo")
+        exchange.finish()
 
     def test_refusal(self) -> None:
         """A refusal is plain text that no browser takes for a page, and is told to the site."""
@@ -777,6 +805,7 @@ class TimeTests(ChannelCase):
     async def stream(self, exchange: Exchange) -> None:
         self.producer = Producer()
         exchange.start(200, [], 1000000)
+        exchange.flush()
         exchange.registerProducer(self.producer, self.push)
         await Deferred()
 

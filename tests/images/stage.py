@@ -26,8 +26,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway import errors
 from gateway.control import Orders, control_tree
 from gateway.core import dev_pki
-from gateway.core.channel import HttpLimits
 from gateway.core.http_client import UpstreamPool
+from gateway.core.pace import HttpLimits
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import issue_envelope, load_signers
