@@ -87,7 +87,8 @@ class Audit:
 
         :raises TypeError: when a field has an unknown name.
         """
-        if unknown := sorted(fields.keys() - FIELDS):
+        if not fields.keys() <= FIELDS:
+            unknown = sorted(fields.keys() - FIELDS)
             raise TypeError(f"audit records have no field {', '.join(unknown)}")
         if event in REFUSALS and "peer" in fields and self._flooded(address_of(str(fields["peer"]))):
             return
@@ -103,7 +104,7 @@ class Audit:
 
     def _write(self, event: str, fields: dict[str, object]) -> None:
         self._seq += 1
-        record = {
+        record: dict[str, object] = {
             "time": rfc3339(self.wall()),
             "mono": round(self.clock.seconds(), 6),
             "host": self.host,
@@ -112,7 +113,9 @@ class Audit:
             "seq": self._seq,
             "event": event,
         }
-        record.update((name, value) for name, value in fields.items() if value is not None)
+        for name, value in fields.items():
+            if value is not None:
+                record[name] = value
         self.log.info("{event}", event=event, audit=record)
 
     def _flooded(self, address: str) -> bool:

@@ -52,7 +52,10 @@ _MEMBERS = 32
 _OLD = frozenset({"message", "time", "isError", "system", "format", "failure", "why", "log_legacy"})
 
 _TEXT = (str, bytes)
+_NUMBERS = (int, float)
+_MOST = 1 << 63
 _SIMPLE = re.compile(r"(?:[^{}]|\{[a-z]+(?::[^{}]*+)?\})*+", re.ASCII)
+_NAME = re.compile(r"\{([a-z]+)", re.ASCII)
 
 _clean_name = lru_cache(maxsize=512)(clean)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -151,10 +154,10 @@ class _Shown:
 
 def _formatted(name: str, value: object) -> object:
     """*value* of the field *name*, for use in a format."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, _NUMBERS):
         return value
     limit = _LINE if name in ("log_legacy", "log_python") else FIELD
-    if isinstance(value, str | bytes):
+    if isinstance(value, _TEXT):
         return clean_field(name, value, limit)
     if clean_field(name, "") != "":  # the name says secret, whatever it is
         return clean_field(name, safe_repr(value))
@@ -183,28 +186,49 @@ def plain(name: str, value: object, depth: int = _DEPTH) -> object:
 def audit_line(event: Mapping[str, Any]) -> str:
     """The JSON line of an event of the namespace ``gateway.audit``."""
     record = event.get("audit")
-    return _encode(plain("audit", record if isinstance(record, Mapping) else {}))
+    few = islice(record.items(), _MEMBERS) if isinstance(record, Mapping) else ()
+    return f"{{{', '.join([_member(safe_str(name), value) for name, value in few])}}}"
+
+
+def _member(name: str, value: object) -> str:
+    """One member of an audit record, as :func:`plain` has it; most members were in a record before."""
+    if (type(value) is int or type(value) is float) and -_MOST < value < _MOST:
+        return f"{_key(name)}{value!r}"
+    if isinstance(value, str) and len(value) <= FIELD:
+        return _usual(name, value)
+    return _key(name) + _encode(plain(name, value, _DEPTH - 1))
+
+
+@lru_cache(maxsize=64)
+def _key(name: str) -> str:
+    return f"{_encode(clean(name))}: "
+
+
+@lru_cache(maxsize=1024)
+def _usual(name: str, value: str) -> str:
+    return _key(name) + _encode(clean_field(name, value))
 
 
 def _text(event: Mapping[str, Any]) -> str:
     """What the event says, on one line."""
     if event.get("log_legacy") is not None and event.get("log_failure") is not None:
         return clean(safe_str(event.get("why") or "Unhandled Error"), _LINE)  # its text is the traceback
-    # A name that does not stand in the format is no part of the text.
     wanted = safe_str(event.get("log_format") or "")
+    simple = _simple_names(wanted)
+    if simple is not None:
+        with suppress(KeyError, ValueError, TypeError):
+            return clean(wanted.format_map({key: _formatted(key, event[key]) for key in simple}), _LINE)
+    # A name that does not stand in the format is no part of the text.
     names = [key for key in event if key in wanted and not _is_kept(key)]
     fields = {key: _formatted(key, event[key]) for key in names}
-    if _is_simple(wanted):
-        with suppress(KeyError, ValueError, TypeError):
-            return clean(wanted.format_map(fields), _LINE)
     kept = {key: value for key, value in event.items() if key in ("log_format", "log_level")}
     return clean(formatEvent(fields | kept), _LINE)
 
 
 @lru_cache(maxsize=256)
-def _is_simple(wanted: str) -> bool:
-    """Whether Python formats *wanted* as Twisted does, at a tenth of the cost: no field is a call."""
-    return _SIMPLE.fullmatch(wanted) is not None
+def _simple_names(wanted: str) -> frozenset[str] | None:
+    """The fields of *wanted* if none is a call: Python formats it as Twisted does, at a tenth of the cost."""
+    return frozenset(_NAME.findall(wanted)) if _SIMPLE.fullmatch(wanted) else None
 
 
 def _is_kept(key: str) -> bool:
@@ -253,7 +277,7 @@ class Logs:
         record: dict[str, object] = {
             "time": rfc3339(event.get("log_time", 0.0)),
             "level": event.get("log_level", LogLevel.info).name,
-            "namespace": clean(safe_str(event.get("log_namespace", "-"))),
+            "namespace": _clean_name(safe_str(event.get("log_namespace", "-"))),
             "text": _text(event),
         }
         if names:
@@ -265,7 +289,7 @@ class Logs:
     def _line(self, event: Mapping[str, Any]) -> str:
         when = rfc3339(event.get("log_time", 0.0))
         level = event.get("log_level", LogLevel.info).name.upper()
-        name = clean(safe_str(event.get("log_namespace", "-")))
+        name = _clean_name(safe_str(event.get("log_namespace", "-")))
         rest = "".join(f"\n    {line}" for line in _traceback(event).split("\n") if line)
         return f"{when} {level} {name}: {_text(event)}{rest}"
 

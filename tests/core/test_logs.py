@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core.audit import Audit
 from gateway.core.config_model import Config, Log
-from gateway.core.logs import LoggedService, Logs, Sink, capture, observer, plain
+from gateway.core.logs import LoggedService, Logs, Sink, audit_line, capture, observer, plain
 from gateway.core.masking import clean
 
 ID = "8f14e45f-ceea-467f-a8c2-0123456789ab"
@@ -47,6 +47,18 @@ TEXTS = [
     f"Authorization: Basic {CANARIES['header']}",
     f"-----BEGIN PRIVATE KEY-----\n{CANARIES['pem']}\n-----END PRIVATE KEY-----",
 ]
+
+
+#: What an event may hold.
+FIELDS = st.dictionaries(
+    st.text(max_size=9) | st.sampled_from(["ticket", "peer", "password"]),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=9,
+    ),
+    max_size=4,
+)
 
 
 def first_error(text: str) -> FirstError:
@@ -352,19 +364,21 @@ class LogTests(LogCase):
         self.assertIs(application.getComponent(ILogObserver), logs)
 
     @settings(max_examples=100, deadline=None)
-    @given(
-        st.dictionaries(
-            st.text(max_size=9),
-            st.recursive(st.none() | st.floats() | st.integers() | st.text() | st.binary(),
-                         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=9),
-            max_size=4,
-        )
-    )  # fmt: skip
+    @given(FIELDS)
     def test_any_fields(self, fields: dict[str, object]) -> None:
         """Whatever the fields, the record is strict JSON on one line."""
         line = json.dumps(plain("x", fields), allow_nan=False, ensure_ascii=False)
         json.loads(line)
         self.assertEqual(len(line.splitlines()), 1)
+
+    @settings(max_examples=100, deadline=None)
+    @given(FIELDS)
+    def test_any_record(self, fields: dict[str, object]) -> None:
+        """An audit record holds what its fields are when they are clean, whatever was in the one before."""
+        for record in (fields, {name: str(value) for name, value in fields.items()}, fields):
+            line = audit_line({"audit": record})
+            self.assertEqual(json.loads(line), json.loads(json.dumps(plain("audit", record))))
+            self.assertEqual(len(line.splitlines()), 1)
 
     def test_standard_error(self) -> None:
         """Without a file lines go to descriptor 2, which is never closed."""
