@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from gateway import errors
 from gateway.core.exchange import PLAIN_TEXT, Exchange, Field, answer_head
+from gateway.core.fasttls import FastTLS
 from gateway.core.pace import READ_AHEAD, Gate, HttpLimits, unsent
 from gateway.core.request_body import BodyCutShort, RequestBody
 from gateway.wire.http_head import HeadReader, parse_request
@@ -279,11 +280,11 @@ class HttpChannel(Protocol):
             length = None
         return answer_head(status, fields, length, exchange.keep_alive)
 
-    def write(self, data: bytes) -> None:
-        """Send bytes as they are."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Send bytes as they are; of a memoryview only :class:`FastTLS` keeps nothing by itself."""
         self._written += len(data)
         if not self._lost:
-            self._wire.write(data)
+            self._wire.write(data if isinstance(self._wire, FastTLS) else bytes(data))
 
     def passed_by(self, size: int) -> None:
         """Take note of bytes that were sent past this channel."""

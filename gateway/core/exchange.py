@@ -145,7 +145,7 @@ class Exchange:
         length = self.body.length
         return length is not None and length - self.body.received <= READ_AHEAD and not waiting
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._count(len(data))
         if data and not self.finished:
             # One packet, and one record of TLS, for head and body if that is possible.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -15,14 +16,17 @@ from gateway.images.file_io import PIECE, read_into
 from gateway.images.open_file import OpenFile
 
 #: Bytes given to the sink at once: what is encrypted and sent while it is in the processor's cache.
-_SLICE = 128 * 1024
+_SLICE = 256 * 1024
 #: Buffers of :data:`PIECE` bytes each: one goes out while the other is filled.
 _BUFFERS = 2
 
 
 @implementer(IPushProducer)
 class FileSource:
-    """Delivers a range of a file; owns the file, and closes it in the end."""
+    """Delivers a range of a file; owns the file, and closes it in the end.
+
+    The sink gets memoryviews, and copies what it keeps of them: the next bytes come into the same buffer.
+    """
 
     def __init__(self, opened: OpenFile, start: int, stop: int) -> None:
         self._opened = opened
@@ -31,7 +35,7 @@ class FileSource:
         self._spare = _BUFFERS
         self._free: list[memoryview] = []
         self._ready: deque[tuple[memoryview, memoryview]] = deque()
-        self._sink: Callable[[bytes], None] = lambda data: None
+        self._sink: Callable[[Any], None] = lambda data: None
         self._delivered: Deferred[None] | None = None
         self._wanted = False
         self._giving = False
@@ -70,7 +74,7 @@ class FileSource:
                 self._ready[0] = buffer, rest[_SLICE:]
             else:
                 self._ready.popleft()
-            self._sink(bytes(rest[:_SLICE]))
+            self._sink(rest[:_SLICE])
             if len(rest) <= _SLICE:
                 self._free.append(buffer)
                 self._read_ahead()

@@ -161,6 +161,21 @@ class HazardTests(StoreCase):
         self.assertEqual(self.open_files(), [])
         self.assert_idle()
 
+    def test_hesitant_reader(self) -> None:
+        """Bytes that had to wait for the client are not overwritten by those read meanwhile."""
+        data = os.urandom(SIZE)
+        self.image.write_bytes(data)
+        connection = self.begin(f"GET {self.path()}")
+        connection.sendall(b"\r\n")
+        got = bytearray(read_head(connection)[1])
+        while len(got) < SIZE:
+            got += connection.recv(1 << 20)
+            if len(got) % 7 == 0:
+                time.sleep(0.002)
+        connection.close()
+        self.assertTrue(got == data)
+        self.assert_idle()
+
     def test_slow_reader(self) -> None:
         """Readers who take nothing hold little memory and no thread: all others are served."""
         self.image.write_bytes(os.urandom(SIZE))

@@ -344,9 +344,9 @@ class ThreadTests(ReactorTestCase):
 
     async def _use(self) -> None:
         reading = await self.target.read(Range(3, 3_000_000), None)
-        pieces: list[bytes] = []
-        await reading.source.deliver(pieces.append)
-        self.assertEqual(b"".join(pieces), DATA[3:3_000_001])
+        got = bytearray()
+        await reading.source.deliver(got.extend)
+        self.assertEqual(bytes(got), DATA[3:3_000_001])
         await self.target.write_segment(0, b"abc", flush=True)
         await self.target.zero(3, 5, flush=True)
         await self.target.flush()
