@@ -166,7 +166,10 @@ class Exchange:
             self._count(size)
 
         wire = self._channel.transport
-        return Outlet(wire, took) if able(wire) else None
+        if self.finished or not able(wire):
+            return None
+        self.flush()
+        return Outlet(wire, took)
 
     def _count(self, size: int) -> None:
         self.sent += size

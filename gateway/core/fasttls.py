@@ -19,6 +19,7 @@ from typing import Any
 from OpenSSL import SSL, _util  # type: ignore[attr-defined, unused-ignore]
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ITransport
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -68,6 +69,8 @@ def _missing() -> Iterator[str]:
     for name in ("_creatorCallable", "_tlsConnection", "_appSendBuffer", "_checkHandshakeStatus"):
         if name not in TLSMemoryBIOProtocol.makeConnection.__code__.co_names:
             yield f"{name} in twisted.protocols.tls.TLSMemoryBIOProtocol.makeConnection"
+    if not hasattr(Connection, "_aborting"):
+        yield "twisted.internet.tcp.Connection._aborting"
     for name in ("_tempDataBuffer", "dataBuffer", "offset", "_writeDisconnected"):
         if not hasattr(FileDescriptor(reactor=object()), name):  # type: ignore[arg-type]
             yield f"twisted.internet.abstract.FileDescriptor.{name}"
@@ -87,6 +90,8 @@ _wire_c = _ffi.from_buffer("char[]", _wire)
 
 class FastTLS(TLSMemoryBIOProtocol):
     """One TLS connection; see the module."""
+
+    _error: SSL.Error | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         # The size of reads, and how much may be queued before a producer is paused.
@@ -157,6 +162,10 @@ class FastTLS(TLSMemoryBIOProtocol):
         :raises OSError: the connection is lost.
         :raises EOFError: it ended.
         """
+        if len(room) < ROOM:
+            raise ValueError("there is not enough room")
+        if self._error is not None:
+            return None
         try:
             got = self.lowest.socket.recv_into(_wire_view, READ)
         except BlockingIOError:
@@ -165,11 +174,17 @@ class FastTLS(TLSMemoryBIOProtocol):
             raise EOFError
         # Reading from where the bytes are saves a copy of them.
         self._read_from(_lib.BIO_new_mem_buf(_wire_c, got))
-        size, _ = self._decrypt(_ffi.from_buffer("char[]", room), min(limit, ROOM))
-        own = _lib.BIO_new(_lib.BIO_s_mem())
-        if (rest := _lib.BIO_read(self._tlsConnection._into_ssl, _wire_c, READ)) > 0:
-            _lib.BIO_write(own, _wire_c, rest)
-        self._read_from(own)
+        try:
+            size, error = self._decrypt(_ffi.from_buffer("char[]", room), min(limit, ROOM))
+        finally:
+            # The next to receive writes over those bytes.
+            own = _lib.BIO_new(_lib.BIO_s_mem())
+            if (rest := _lib.BIO_read(self._tlsConnection._into_ssl, _plain_c, READ)) > 0:
+                _lib.BIO_write(own, _plain_c, rest)
+            self._read_from(own)
+        if not isinstance(error, SSL.WantReadError):
+            # OpenSSL does not tell it twice.
+            self._error = error
         return size
 
     def _read_from(self, bio: Any) -> None:
@@ -186,9 +201,16 @@ class FastTLS(TLSMemoryBIOProtocol):
             return
         if self._appSendBuffer:
             self._unbufferPendingWrites()
+        if self._error is not None:
+            self._goes_on(self._error)
         self._flushReceiveBIO()
 
     # -- out -------------------------------------------------------------------------------
+
+    def abortConnection(self) -> None:
+        # Twisted's alert goes the way of all that waits: what is cut must not look like the end.
+        self.direct = False
+        super().abortConnection()
 
     def write(self, data: bytes | memoryview) -> None:
         """As of ``ITransport``; what cannot be sent at once of a memoryview is copied."""
@@ -239,6 +261,7 @@ def send(transport: Any, data: memoryview, direct: bool = True) -> None:
         direct
         and transport.connected
         and not transport.disconnecting
+        and not transport._aborting
         and not transport._writeDisconnected
         and not queued(transport)
     ):

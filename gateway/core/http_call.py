@@ -132,16 +132,13 @@ class Call:
     def tap(self) -> Tap | None:
         """Where the rest of the answer's body can be taken from the connection itself, if it can."""
         wire = self._connection.transport
-        if self._left is None or self._chunks is not None or not able(wire):
+        if self._left is None or self._chunks is not None or self._queue or not able(wire):
             return None
-        return Tap(wire, self._left, self._took, lambda: self.flowing)
+        return Tap(wire, lambda: self._left or 0, self._took, lambda: self.flowing)
 
     def _took(self, size: int) -> None:
         if self._left is not None:
             self._left -= size
-            self.complete = self._left == 0
-        self.drain()
-        self._connection.flow()
 
     def drain(self) -> None:
         """Hand on what is queued, as far as the sink wants it."""

@@ -3,8 +3,8 @@
 Once heads are exchanged and the body's length is known, a :class:`Pump` stands where the transport
 reads: it takes what arrives, decrypts it into one buffer that all share, and the sink encrypts and
 sends it from there. Everything else stays with the transports and protocols: they pause and resume
-reading as they always do, count, keep time, and learn of errors and ends in their own way; the rest
-of what arrives is theirs again when the body is over.
+reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
+byte of a body is theirs again: with it they see the end, and what must not follow it.
 
 A chunk is read only when the last one is sent, and at most four chunks in one turn of the reactor.
 """
@@ -34,15 +34,17 @@ class Tap:
     """Where a body can be taken from below its protocol.
 
     :ivar wire: the connection.
-    :ivar left: bytes that have not arrived yet.
-    :ivar took: to be told how many were taken; the body may be over then.
+    :ivar left: how many bytes have not arrived yet.
+    :ivar took: to be told how many were taken.
     :ivar flowing: whether more is wanted now.
+    :ivar chunks: to be taken in one turn, at most.
     """
 
     wire: Any
-    left: int
+    left: Callable[[], int]
     took: Callable[[int], None]
     flowing: Callable[[], bool]
+    chunks: int = _TURN
 
 
 class Vessel(Protocol):
@@ -60,10 +62,11 @@ class Vessel(Protocol):
 
 def able(wire: Any) -> bool:
     """Whether *wire* is a connection whose bytes can go the short way."""
+    if fasttls.TRANSPORT is not FastTLS:
+        return False
     if isinstance(wire, FastTLS):
         return wire.direct
-    stock = fasttls.TRANSPORT is not FastTLS
-    return not stock and isinstance(wire, FileDescriptor) and hasattr(wire, "socket")
+    return isinstance(wire, FileDescriptor) and hasattr(wire, "socket")
 
 
 class Outlet:
@@ -86,14 +89,14 @@ class Outlet:
             fasttls.send(lowest, _shared[:size])
         else:
             self._wire.write(_shared[:size])
-        if fasttls.queued(lowest) and lowest.producer is not None and not lowest.producerPaused:
+        if fasttls.queued(lowest) and lowest.producer is not None:
             # The transport itself would let twice as much wait.
             lowest.producerPaused = True
             lowest.producer.pauseProducing()
 
 
 class Pump:
-    """Reads a body from its connection in place of the transport, until :meth:`close`.
+    """Reads a body but its last byte from its connection, in place of the transport, until :meth:`close`.
 
     :param tap: where it comes from; the transport must deliver nothing else before it.
     :param vessel: where it goes.
@@ -102,27 +105,32 @@ class Pump:
 
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
         self._tap = tap
-        self._left = tap.left
         self._vessel = vessel
         self._moved = moved
         self._tls = tap.wire if isinstance(tap.wire, FastTLS) else None
         self._lowest: Any = tap.wire if self._tls is None else self._tls.lowest
-        # As Twisted itself does when it aborts a connection.
-        self._lowest.doRead = self._turn
+        # As Twisted itself does when it aborts a connection: then it is not ours to read any more.
+        vars(self._lowest).setdefault("doRead", self._turn)
+
+    @property
+    def _open(self) -> bool:
+        return bool(vars(self._lowest).get("doRead") == self._turn)
 
     def close(self) -> None:
         """Let the transport read for itself again."""
-        # It has another one when it was aborted meanwhile.
-        if vars(self._lowest).get("doRead") == self._turn:
+        if self._open:
             del self._lowest.doRead
 
     def _turn(self) -> BaseException | None:
         """One turn of reading, as the reactor asks a transport for it."""
-        total = 0
+        total, chunks, flowing = 0, self._tap.chunks, self._tap.flowing
+        # Asked anew: the protocol may have had some since.
+        left = self._tap.left() - 1
         ended: BaseException | None = None
-        for _ in range(_TURN):
+        while total < left and chunks and self._open and flowing():
+            chunks -= 1
             try:
-                size = self._receive(self._left - total)
+                size = self._receive(left - total)
             except OSError:
                 ended = CONNECTION_LOST
                 break
@@ -134,13 +142,12 @@ class Pump:
             if size:
                 self._vessel.filled(size)
                 total += size
-            if total == self._left or not self._tap.flowing():
-                break
         if total:
-            self._left -= total
             self._moved(total)
             self._vessel.took(total)
             self._tap.took(total)
+        if total >= left:
+            self.close()
         if self._tls is not None:
             self._tls.settle()
         return ended

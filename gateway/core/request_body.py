@@ -109,14 +109,13 @@ class RequestBody:
 
     def tap(self) -> Tap | None:
         """Where the rest can be taken from the connection itself, if it can."""
-        if self.length is None or not able(self._wire):
+        length = self.length
+        if length is None or self._queue or not able(self._wire):
             return None
-        return Tap(self._wire, self.length - self.received, self._took, lambda: self.flowing)
+        return Tap(self._wire, lambda: length - self.received, self._took, lambda: self.flowing)
 
     def _took(self, size: int) -> None:
         self.received += size
-        self._drain()
-        self._flow()
 
     def read(self, limit: int) -> Deferred[bytes]:
         """Collect the whole body.

@@ -252,15 +252,29 @@ class StockTests(ReactorTestCase):
         return self.run_it(run())
 
     def test_abort(self) -> Deferred[None]:
-        """An abort drops what waits and delivers nothing more."""
+        """An abort drops what waits and delivers nothing more, least of all an end in good order."""
 
         async def run() -> None:
             await self.connected()
             self.side.transport.write(b"x" * LARGE)
             self.side.transport.abortConnection()
             await self.side.lost
-            with self.assertRaises((SSL.Error, OSError)):
+            with self.assertRaises((SSL.SysCallError, OSError)):
                 await self.receive(LARGE)
+
+        return self.run_it(run())
+
+    def test_cut(self) -> Deferred[None]:
+        """An abort with nothing waiting does not look like an end in good order either."""
+
+        async def run() -> None:
+            await self.connected()
+            self.side.transport.write(b"part")
+            self.assertEqual(await self.receive(4), b"part")
+            self.side.transport.abortConnection()
+            await self.side.lost
+            with self.assertRaises((SSL.SysCallError, OSError)):
+                await self.receive(1)
 
         return self.run_it(run())
 
