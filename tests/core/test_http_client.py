@@ -254,6 +254,7 @@ class ReuseTests(ClientCase):
         call, wire = self.get()
         wire.receive(OK + b"HTTP/1.1 200 OK\r\n\r\n")
         self.assertTrue(wire.aborted)
+        self.failureResultOf(call.head, errors.UpstreamFailed)
         call.release()
         self.assertIsNone(self.pool.take("a"))
 
