@@ -26,10 +26,12 @@ from twisted.python.failure import Failure
 
 #: Bytes of one read from a socket; more falls out of the processor's second-level cache.
 READ = 128 * 1024
+#: The same on the short way of a body, where a read allocates nothing.
+CHUNK = 2 * READ
 #: Bytes of the largest record and its overhead. Source: RFC 8446, section 5.2.
 _RECORD = 16 * 1024 + 256
 #: Bytes that the plain text of one read, and of the records it completes, can have.
-ROOM = READ + 4 * _RECORD
+ROOM = CHUNK + 4 * _RECORD
 
 _lib: Any = _util.lib
 _ffi: Any = _util.ffi
@@ -167,7 +169,7 @@ class FastTLS(TLSMemoryBIOProtocol):
         if self._error is not None:
             return None
         try:
-            got = self.lowest.socket.recv_into(_wire_view, READ)
+            got = self.lowest.socket.recv_into(_wire_view, CHUNK)
         except BlockingIOError:
             return None
         if not got:
@@ -179,7 +181,7 @@ class FastTLS(TLSMemoryBIOProtocol):
         finally:
             # The next to receive writes over those bytes.
             own = _lib.BIO_new(_lib.BIO_s_mem())
-            if (rest := _lib.BIO_read(self._tlsConnection._into_ssl, _plain_c, READ)) > 0:
+            if (rest := _lib.BIO_read(self._tlsConnection._into_ssl, _plain_c, CHUNK)) > 0:
                 _lib.BIO_write(own, _plain_c, rest)
             self._read_from(own)
         if not isinstance(error, SSL.WantReadError):

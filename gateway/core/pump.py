@@ -6,7 +6,7 @@ sends it from there. Everything else stays with the transports and protocols: th
 reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
-A chunk is read only when the last one is sent, and at most four chunks in one turn of the reactor.
+A chunk is read only when the last one is sent, and at most two chunks in one turn of the reactor.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from gateway.core import fasttls
-from gateway.core.fasttls import READ, ROOM, FastTLS
+from gateway.core.fasttls import CHUNK, ROOM, FastTLS
 
 #: Chunks that one connection may move before others have their turn.
-_TURN = 4
+_TURN = 2
 #: Bytes; a shorter body is not worth the hand-over.
-WORTH = 2 * READ
+WORTH = CHUNK
 
 _shared = memoryview(bytearray(ROOM))
 
@@ -158,7 +158,7 @@ class Pump:
         if self._tls is not None:
             return self._tls.receive_into(room, left)
         try:
-            size: int = self._lowest.socket.recv_into(room, min(READ, left))
+            size: int = self._lowest.socket.recv_into(room, min(CHUNK, left))
         except BlockingIOError:
             return None
         if not size:
