@@ -25,14 +25,17 @@ MAX_HEAD = 16 * 1024
 MAX_FIELDS = 100
 
 _REASONS = {s.value: s.phrase.encode("ascii") for s in HTTPStatus}
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_BARE_LF = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
+_TARGET = re.compile(rb"[\x21-\x7e]++")
+_REQUEST = re.compile(rb"(%b) (%b) HTTP/([0-9]\.[0-9])\r\n" % (_TOKEN.pattern, _TARGET.pattern))
+_ANSWER = re.compile(rb"HTTP/([0-9]\.[0-9]) ([1-5][0-9]{2})(?: %b)?\r\n" % _VALUE.pattern)
+#: A name with an underscore may be another name elsewhere; a folded line begins with a blank, which is none.
+_FIELD = re.compile(rb"(%b):[ \t]*+(%b)\r\n" % (_TOKEN.pattern.replace(b"_", b""), _VALUE.pattern))
+_FIELDS = re.compile(rb"(?:%b)*+" % _FIELD.pattern.replace(b"(", b"(?:"))
+_LINES = re.compile(rb"(?:[^\r\n]++|\r\n)*+")
 _DIGITS = re.compile(rb"[0-9]{1,19}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_TARGET = re.compile(rb"[\x21-\x7e]+")
-_VERSION = re.compile(rb"HTTP/([0-9]\.[0-9])")
-_STATUS = re.compile(rb"[1-5][0-9]{2}")
 
 
 @frozen
@@ -84,7 +87,10 @@ class ResponseHead:
 
 
 def _last(fields: Fields, name: bytes) -> bytes | None:
-    return next((value for key, value in reversed(fields) if key == name), None)
+    for key, value in reversed(fields):
+        if key == name:
+            return value
+    return None
 
 
 class HeadReader:
@@ -101,7 +107,7 @@ class HeadReader:
         self._max_head = max_head
         self._blank = blank
         self._passed = False
-        self._buffer = bytearray()
+        self._buffer = b""
         self.rest = b""
 
     def __bool__(self) -> bool:
@@ -115,50 +121,47 @@ class HeadReader:
         :raises gateway.errors.HeadTooLarge: the head is too long.
         :raises gateway.errors.BadRequest: a line does not end in CR LF.
         """
-        before = max(0, len(self._buffer) - 3)
-        self._buffer += data
+        before = self._buffer
+        whole = before + data if before else data
         # RFC 9112, section 2.2: at least one empty line before a request is to be ignored. No more
         # than one is, or whoever sends nothing else would never meet a deadline.
-        if self._blank and not self._passed and self._buffer.startswith(b"\r\n"):
+        if self._blank and not self._passed and whole.startswith(b"\r\n"):
             self._passed = True
-            del self._buffer[:2]
-        end = self._buffer.find(b"\r\n\r\n", before)
-        head = bytes(self._buffer if end < 0 else self._buffer[: end + 4])
+            before, whole = b"", whole[2:]
+        end = whole.find(b"\r\n\r\n", max(0, len(before) - 3))
+        head = whole if end < 0 else whole[: end + 4]
         line_end = head.find(b"\n")
         if (len(head) if line_end < 0 else line_end) > self._max_line:
             raise errors.UriTooLong
         if len(head) > self._max_head:
             raise errors.HeadTooLarge
         # A CR at the very end may still get its LF.
-        if _BARE_LF.search(head, before, len(head) - (end < 0 and head.endswith(b"\r"))):
+        good = len(before) - before.endswith(b"\r")
+        if not _LINES.fullmatch(head, good, len(head) - (end < 0 and head.endswith(b"\r"))):
             raise errors.BadRequest("A line of the head does not end in CR LF")
         if end < 0:
+            self._buffer = head
             return None
-        self.rest = bytes(self._buffer[end + 4 :])
-        self._buffer.clear()
+        self.rest = whole[end + 4 :]
+        self._buffer = b""
         self._passed = False
         return head
 
 
-def _fields(head: bytes, max_fields: int) -> Fields:
-    lines = head[:-4].split(b"\r\n")[1:]
-    if len(lines) > max_fields:
+def _fields(head: bytes, begin: int, max_fields: int) -> Fields:
+    """The fields of *head*, whose first line ends at *begin*."""
+    block = head[begin:-2]
+    if block.count(b"\r\n") > max_fields:
         raise errors.HeadTooLarge
-    fields = []
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        value = value.strip(b" \t")
-        # A folded line begins with a blank, which is no part of a name either.
-        if not colon or not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value) or b"_" in name:
-            raise errors.BadRequest("A header field is malformed")
-        fields.append((name.lower(), value))
-    return fields
+    if not _FIELDS.fullmatch(block):
+        raise errors.BadRequest("A header field is malformed")
+    return [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD.findall(block)]
 
 
-def _minor(version: re.Match[bytes]) -> bytes:
-    if version[1] not in (b"1.0", b"1.1"):
+def _minor(version: bytes) -> bytes:
+    if version not in (b"1.0", b"1.1"):
         raise errors.BadRequest(errors.VersionNotSupported.default)
-    return version[1]
+    return version
 
 
 def _framing(fields: Fields, version: bytes) -> tuple[int | None, bool]:
@@ -195,13 +198,12 @@ def parse_request(head: bytes, max_fields: int = MAX_FIELDS) -> RequestHead:
 
     :raises gateway.errors.GatewayError: the head is not one, or may be read in two ways.
     """
-    line = head[: head.find(b"\r\n")].split(b" ")
-    version = _VERSION.fullmatch(line[-1])
-    if len(line) != 3 or version is None or not (_TOKEN.fullmatch(line[0]) and _TARGET.fullmatch(line[1])):
+    line = _REQUEST.match(head)
+    if line is None:
         raise errors.BadRequest("The request line is malformed")
-    method, target, _ = line
+    method, target, version = line.groups()
     minor = _minor(version)
-    fields = _fields(head, max_fields)
+    fields = _fields(head, line.end(), max_fields)
     length, chunked = _framing(fields, minor)
     hosts = [value for name, value in fields if name == b"host"]
     if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts) or (not hosts and minor == b"1.1"):
@@ -231,14 +233,12 @@ def parse_response(head: bytes, method: bytes, max_fields: int = MAX_FIELDS) -> 
 
     :raises gateway.errors.GatewayError: the head is not one; the caller reports its upstream.
     """
-    line = head[: head.find(b"\r\n")].split(b" ", 2)
-    version = _VERSION.fullmatch(line[0])
-    reason = line[2] if len(line) == 3 else b""
-    if len(line) < 2 or version is None or not _STATUS.fullmatch(line[1]) or not _VALUE.fullmatch(reason):
+    line = _ANSWER.match(head)
+    if line is None:
         raise errors.BadRequest("The status line is malformed")
-    minor = _minor(version)
-    fields = _fields(head, max_fields)
-    status = int(line[1])
+    minor = _minor(line[1])
+    fields = _fields(head, line.end(), max_fields)
+    status = int(line[2])
     length, chunked = _framing(fields, minor)
     # RFC 9112, section 6.3: these have no body, whatever the fields say.
     if method == b"HEAD" or status < 200 or status in (204, 304):
