@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IConsumer, IProducer, ITransport
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.clock import wall
 from gateway.core.pace import READ_AHEAD
 from gateway.core.pump import Outlet, Vessel, able
 from gateway.core.request_body import RequestBody
@@ -30,11 +32,16 @@ PLAIN_TEXT: list[Field] = [
 ]
 
 
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
+
+
 def answer_head(status: int, fields: Iterable[Field], length: int | None, keep_alive: bool) -> bytes:
     """Return the head of an answer, with what every answer has."""
     common: list[Field] = [
         (b"server", b"gateway"),
-        (b"date", formatdate(usegmt=True).encode("ascii")),
+        (b"date", _date(int(wall()))),
     ]
     if length is not None:
         common.append((b"content-length", b"%d" % length))
