@@ -46,6 +46,9 @@ def open_file(path: Path, flags: int) -> tuple[int, int]:
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise OSError(0, "not a regular file")
+        if not flags & (os.O_WRONLY | os.O_RDWR):
+            # Half the CPU time, and more of the disk, when it has to be read from there.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return descriptor, os.lseek(descriptor, 0, os.SEEK_END)
     except OSError:
         os.close(descriptor)
