@@ -112,7 +112,8 @@ def new_hash(algorithm: str) -> Any:
     :raises gateway.errors.BadRequest: it is none of :data:`ALGORITHMS`.
     """
     if algorithm not in ALGORITHMS:
-        names = ", ".join(repr(name) for name in ALGORITHMS)
+        # All that the list of algorithms has, as the original says it.
+        names = ", ".join(repr(name) for name in sorted(hashlib.algorithms_available))
         raise errors.BadRequest(
             f"Unsupported value '{algorithm}' for 'algorithm', expecting one of [{names}]"
         )

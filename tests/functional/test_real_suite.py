@@ -85,7 +85,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
             directory,
             {
                 "tls": {"certificate": str(pki / name / "cert.pem"), "key": str(pki / name / "key.pem")},
-                "images": {"upstream_ca": str(pki / "system" / "ca.pem")},
+                "images": {"upstream_ca": str(pki / "system" / "ca.pem"), "file_roots": "/"},
                 # The suite asks for unknown tickets all the time.
                 "limits": {"auth_failures": "100000", "max_body_control": "1M"},
             },
@@ -128,6 +128,17 @@ class UpstreamSuiteTests(SynchronousTestCase):
             *("-m", "not benchmark", "-k", _NOT_OURS),
         )
         self.assertEqual(counts, {"passed": 184, "xfailed": 12})
+
+    @pytest.mark.timeout(180)
+    def test_file(self) -> None:
+        """The same cases pass when the gateway serves the files itself, but for two that fake a clock."""
+        counts = self.run_suite(
+            "file",
+            "test/client_test.py",
+            *(f"test/handlers/{it}_test.py" for it in ("images", "extents", "checksum", "info")),
+            *("-m", "not benchmark", "-k", _NOT_OURS),
+        )
+        self.assertEqual(counts, {"passed": 182, "xfailed": 12})
 
     @pytest.mark.timeout(180)
     def test_nbd(self) -> None:

@@ -9,6 +9,7 @@ mode       what becomes of ``Server``
 =========  ======================================================================================
 images     the real server is the upstream; tickets go to both, clients are sent to the gateway
 nbd        the same, but the gateway itself speaks to NBD servers; tests without one are deselected
+file       the same, but the gateway itself serves files; tests that fake a server's clock are deselected
 control    only the gateway; tests that fake the server's clock or patch it are deselected
 proxy      the gateway stands in for servers whose control is TCP, that is for the real proxy
 =========  ======================================================================================
@@ -78,7 +79,7 @@ class _Auth:
         ours = dict(ticket)
         if self._upstream is not None:
             self._upstream.auth.add(ticket)
-            if _MODE != "nbd" or not ticket["url"].startswith("nbd:"):
+            if _MODE not in ("nbd", "file") or not ticket["url"].startswith(f"{_MODE}:"):
                 host, port = self._upstream.remote_service.address
                 ours["url"] = f"https://{host}:{port}/images/{ticket['uuid']}"
         status, text = self._order("PUT", ticket["uuid"], ours)
@@ -145,6 +146,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     fixtures = {item: set(getattr(item, "fixturenames", ())) for item in items}
     if _MODE == "control":
         out = [item for item in items if _IN_PROCESS & fixtures[item]]
+    elif _MODE == "file":
+        out = [item for item in items if "fake_time" in fixtures[item]]
     elif _MODE == "nbd":
         out = [item for item in items if "nbd_server" not in fixtures[item]]
     else:
