@@ -132,7 +132,7 @@ class Call:
     def tap(self) -> Tap | None:
         """Where the rest of the answer's body can be taken from the connection itself, if it can."""
         wire = self._connection.transport
-        if self._left is None or self._chunks is not None or self._queue or not able(wire):
+        if not self._left or self._chunks is not None or self._queue or not able(wire):
             return None
         return Tap(wire, lambda: self._left or 0, self._took, lambda: self.flowing)
 

@@ -181,7 +181,7 @@ async def body(
         else:
             timer = clock.callLater(stall or 0, watch, moved if valve.open else -1)
 
-    if stall is not None:
+    if stall is not None and not delivered.called:
         timer = clock.callLater(stall, watch, 0)
     try:
         await delivered

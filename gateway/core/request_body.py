@@ -110,7 +110,7 @@ class RequestBody:
     def tap(self) -> Tap | None:
         """Where the rest can be taken from the connection itself, if it can."""
         length = self.length
-        if length is None or self._queue or not able(self._wire):
+        if length is None or self.arrived or self._queue or not able(self._wire):
             return None
         return Tap(self._wire, lambda: length - self.received, self._took, lambda: self.flowing)
 

@@ -250,7 +250,8 @@ class RemoteTarget:
 
         watch = LoopingCall(look)
         watch.clock = self._upstreams.clock
-        watch.start(self._upstreams.timeout)
+        if not pumping.called:
+            watch.start(self._upstreams.timeout)
         try:
             await self._answered(uplink, pumping, lambda: self._put(offset, length, flush, fresh=True))
             await self._done(uplink.call, 200, 204)
@@ -261,7 +262,8 @@ class RemoteTarget:
         finally:
             # A call that went by whole was given back, and this changes nothing.
             uplink.call.abort()
-            watch.stop()
+            if watch.running:
+                watch.stop()
             pumping.cancel()
             pumping.addErrback(lambda _: None)
 
