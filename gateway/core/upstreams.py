@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError
@@ -15,7 +16,7 @@ from gateway.core.http_client import Call, HttpConnection, StaleConnection, Upst
 from gateway.wire.http_head import ResponseHead
 
 
-@frozen
+@frozen(cache_hash=True)
 class Upstream:
     """Where requests are sent: one origin, or one unix socket.
 
@@ -27,7 +28,7 @@ class Upstream:
     port: int
     socket: str | None = None
 
-    @property
+    @cached_property
     def authority(self) -> bytes:
         """The value of ``Host``."""
         host = f"[{self.host}]" if ":" in self.host else self.host

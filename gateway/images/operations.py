@@ -84,6 +84,8 @@ class Operation:
 def query_of(head: RequestHead) -> dict[str, str]:
     """Return the query of a request; of a repeated key the last value counts."""
     query = head.target.partition(b"?")[2].decode("ascii")
+    if not query:
+        return {}
     try:
         return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=16))
     except ValueError as error:
