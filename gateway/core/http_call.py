@@ -238,6 +238,7 @@ class Call:
     def release(self) -> None:
         """Done with this call: the connection goes back to the pool if it can be used again."""
         self._connection.finish(self)
+        self._sink = None
 
 
 class CleanEnd(errors.UpstreamFailed):

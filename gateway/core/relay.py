@@ -113,6 +113,45 @@ class Valve:
             self._rest = None
 
 
+class _Watch:
+    """Cancels a delivery whose source says nothing while it is wanted.
+
+    :param seconds: from one look to the next.
+    :param moved: how many bytes went by so far.
+    :ivar stalled: that was done.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        clock: IReactorTime,
+        valve: Valve,
+        delivered: Deferred[None],
+        moved: Callable[[], int],
+    ) -> None:
+        self.stalled = False
+        self._seconds = seconds
+        self._clock = clock
+        self._valve = valve
+        self._delivered = delivered
+        self._moved = moved
+        self._timer: IDelayedCall | None = clock.callLater(seconds, self._look, 0)
+
+    def _look(self, mark: int) -> None:
+        self._timer = None
+        moved = self._moved()
+        if self._valve.open and mark == moved:
+            self.stalled = True
+            self._delivered.cancel()
+        else:
+            self._timer = self._clock.callLater(self._seconds, self._look, moved if self._valve.open else -1)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 async def body(
     source: Source,
     sink: Sink,
@@ -170,31 +209,21 @@ async def body(
     delivered = source.deliver(write)
     begun()
     shorten()
-    stalled = False
-    timer: IDelayedCall | None = None
-
-    def watch(mark: int) -> None:
-        nonlocal timer, stalled
-        if valve.open and mark == moved:
-            stalled = True
-            delivered.cancel()
-        else:
-            timer = clock.callLater(stall or 0, watch, moved if valve.open else -1)
-
+    watch: _Watch | None = None
     if stall is not None and not delivered.called:
-        timer = clock.callLater(stall, watch, 0)
+        watch = _Watch(stall, clock, valve, delivered, lambda: moved)
     try:
         await delivered
     except CancelledError:
-        if stalled:
+        if watch is not None and watch.stalled:
             raise errors.UpstreamTimeout(reason="stalled") from None
         raise
     finally:
         valve.close()
         if pump is not None:
             pump.close()
-        if timer is not None and timer.active():
-            timer.cancel()
+        if watch is not None:
+            watch.close()
         sink.unregisterProducer()
 
 

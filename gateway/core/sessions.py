@@ -205,8 +205,9 @@ class SessionTable:
         """Only for :meth:`Session.close`."""
         if self._sessions.pop(session.id, None) is None:
             return
-        if session.hold is not None:
-            self._registry.release(session.hold, touch=touch)
+        hold, session.hold = session.hold, None
+        if hold is not None:
+            self._registry.release(hold, touch=touch)
         self._record(
             "session.close",
             session,

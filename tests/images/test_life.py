@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from gateway.core.tickets import fingerprint
@@ -346,6 +347,39 @@ class BoundTests(LifeTestCase):
         self.network.pump()
         self.assertEqual(sorted((client.head or (0,))[0] for client in clients), [200] + [403] * 49)
         self.assertEqual(len(self.host.seen), 1)
+
+
+class TraceTests(LifeTestCase):
+    """What a request leaves behind in memory."""
+
+    def test_no_cycles(self) -> None:
+        """Nothing of a request waits for the garbage collector, whose pauses every transfer would feel."""
+        client = self.connect()
+        requests = [self.request("GET", f"/images/{ID}", range="bytes=0-99")]
+        requests.append(self.request("GET", f"/images/{ID}"))
+        requests.append(self.request("PUT", f"/images/{ID}", b"abc"))
+
+        def all_of_them() -> None:
+            for request in requests:
+                client.send(request)
+                self.network.pump()
+                reply = client.take()
+                assert reply is not None
+                self.assertIn(reply.status, (200, 206))
+
+        all_of_them()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            all_of_them()
+            gc.collect()
+            left = sorted({f"{type(it).__module__}.{type(it).__qualname__}" for it in gc.garbage})
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+        self.assertEqual([name for name in left if name.startswith("gateway.")], [])
 
 
 class DrainTests(LifeTestCase):
