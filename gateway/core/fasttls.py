@@ -139,7 +139,8 @@ class FastTLS(TLSMemoryBIOProtocol):
                 try:
                     connection._raise_ssl_error(ssl, got)
                 except SSL.Error as error:
-                    return size, error
+                    # A trace would keep what is on the stack, and the connection, until a collection.
+                    return size, error.with_traceback(None)
         return size, None
 
     def _goes_on(self, error: SSL.Error) -> bool:
