@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.pace import unsent
 from gateway.core.pump import Outlet, Tap, Vessel, able
 from gateway.wire.chunked import ChunkedReader
 from gateway.wire.http_head import ResponseHead
@@ -80,6 +81,11 @@ class Call:
     def fresh(self) -> bool:
         """Whether the connection was made for this call, and so cannot be stale."""
         return self._connection.uses == 1
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that the kernel holds and the upstream has not taken."""
+        return unsent(self._connection.transport)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         self._connection.registerProducer(producer, streaming)

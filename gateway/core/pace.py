@@ -60,7 +60,7 @@ def unsent(wire: Any) -> int:
     lowest = wire
     while getattr(lowest, "transport", None) is not None:
         lowest = lowest.transport
-    if not hasattr(lowest, "fileno"):
+    if not hasattr(lowest, "fileno") or lowest.fileno() < 0:
         return 0
     # Linux: TIOCOUTQ on a socket is SIOCOUTQ, see tcp(7).
     raw = fcntl.ioctl(lowest.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")

@@ -239,14 +239,14 @@ class RemoteTarget:
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
         uplink = Uplink(await self._put(offset, length, flush))
         pumping = Deferred.fromCoroutine(relay.body(body, uplink, self._upstreams.clock))
-        mark, stalled = -1, False
+        mark, stalled = (-1, 0), False
 
         def look() -> None:
             nonlocal mark, stalled
-            if uplink.held and uplink.moved == mark:
+            if uplink.held and uplink.progress == mark:
                 stalled = True
                 pumping.cancel()
-            mark = uplink.moved
+            mark = uplink.progress
 
         watch = LoopingCall(look)
         watch.clock = self._upstreams.clock

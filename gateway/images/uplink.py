@@ -77,6 +77,11 @@ class Uplink:
         return self._producer is not None and self._producer.held
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """What differs from before when the host took something, be it from the kernel's buffers."""
+        return self.moved, self.call.unsent
+
+    @property
     def in_hand(self) -> bool:
         """Whether all that was sent could be sent again."""
         return self._copy is not None
