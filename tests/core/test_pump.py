@@ -571,6 +571,22 @@ class RateTests(BodyCase):
 
     rate = 100_000.0
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.reads = self.most = 0
+        original = FastTLS.receive_into
+
+        def receive_into(wire: FastTLS, room: memoryview, limit: int) -> int | None:
+            self.reads += 1
+            return original(wire, room, limit)
+
+        self.patch(FastTLS, "receive_into", receive_into)
+
+    def turn(self) -> None:
+        self.reads = 0
+        super().turn()
+        self.most = max(self.most, self.reads)
+
     def pace(self, moved: Callable[[], int]) -> None:
         """Hold what went by to the rate, second by second, until all is through."""
         seconds = 0
@@ -580,6 +596,8 @@ class RateTests(BodyCase):
             self.rest()
             seconds += 1
         self.assertGreaterEqual(seconds, LARGE // self.rate - 3)
+        # The share is asked before every chunk.
+        self.assertEqual(self.most, 1 if self.fast else 0)
 
     def test_upload(self) -> None:
         """An upload takes its time."""
