@@ -187,26 +187,26 @@ def audit_line(event: Mapping[str, Any]) -> str:
     """The JSON line of an event of the namespace ``gateway.audit``."""
     record = event.get("audit")
     few = islice(record.items(), _MEMBERS) if isinstance(record, Mapping) else ()
-    return f"{{{', '.join([_member(safe_str(name), value) for name, value in few])}}}"
+    return f"{{{', '.join([_member(name, value) for name, value in few])}}}"
 
 
-def _member(name: str, value: object) -> str:
+def _member(name: object, value: object) -> str:
     """One member of an audit record, as :func:`plain` has it; most members were in a record before."""
     if (type(value) is int or type(value) is float) and -_MOST < value < _MOST:
         return f"{_key(name)}{value!r}"
     if isinstance(value, str) and len(value) <= FIELD:
         return _usual(name, value)
-    return _key(name) + _encode(plain(name, value, _DEPTH - 1))
+    return _key(name) + _encode(plain(safe_str(name), value, _DEPTH - 1))
 
 
 @lru_cache(maxsize=64)
-def _key(name: str) -> str:
-    return f"{_encode(clean(name))}: "
+def _key(name: object) -> str:
+    return f"{_encode(clean(safe_str(name)))}: "
 
 
 @lru_cache(maxsize=1024)
-def _usual(name: str, value: str) -> str:
-    return _key(name) + _encode(clean_field(name, value))
+def _usual(name: object, value: str) -> str:
+    return _key(name) + _encode(clean_field(safe_str(name), value))
 
 
 def _text(event: Mapping[str, Any]) -> str:
