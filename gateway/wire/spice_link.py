@@ -17,6 +17,10 @@ and when it is up. With a password it ends the link on both sides on the user's 
 gets a key of ours, whose private half nobody has, and whatever it encrypts with it is replaced.
 SASL is taken from the capabilities, for its exchange has another form; all else passes unchanged.
 
+Servers there are (spice-server 0.15 in QEMU 7.2) that crash, and the machine with them, when a display
+is closed before they have sent something on it. So who leaves too early is represented until then, see
+:meth:`SpiceLink.farewell`.
+
 Source: SPICE protocol, "Link messages" and "Main channel"; spice-common ``protocol.h``. All integers are
 little-endian.
 """
@@ -53,6 +57,8 @@ _FULL = Struct("<QHII")  # serial, type, size, sub-messages
 _MAJOR = 2
 _MAIN_INIT = 103
 _MAIN_INIT_SIZE = 32
+_DISPLAY_INIT = 101
+_DISPLAY_INIT_SIZE = 14
 #: Bits of the first word of common capabilities.
 _SELECTION, _SPICE, _SASL, _MINI_HEADER = 1, 2, 4, 8
 #: Bytes of an RSA-1024 ciphertext.
@@ -66,7 +72,7 @@ _Bad = Callable[[str], GatewayError]
 class _Phase(Enum):
     LINK = "link message or reply"
     AUTH = "mechanism and password, or the result"
-    INIT = "the first message"
+    INIT = "the first messages"
     OPEN = "messages"
     REFUSED = "refused"
 
@@ -133,6 +139,24 @@ class SpiceLink:
         """Nothing is left to be read here: from now on both sides may bypass this."""
         return self._server is _Phase.OPEN and self._client is _Phase.OPEN
 
+    @property
+    def settled(self) -> bool:
+        """The connection to the server may be closed without harm to it."""
+        display = self.message is not None and self.message.channel_type == DISPLAY
+        begun = self._client in (_Phase.INIT, _Phase.OPEN)
+        return not (display and begun and self._server in (_Phase.LINK, _Phase.AUTH, _Phase.INIT))
+
+    def farewell(self) -> bytes:
+        """What the server has to get when the client has left; then wait until this is :attr:`settled`.
+
+        Meanwhile :meth:`receive_server` is to be called, for that; what it returns is for nobody.
+        """
+        if self.settled or self._client is _Phase.OPEN:
+            return b""
+        self._client = _Phase.OPEN
+        header = (_DISPLAY_INIT, _DISPLAY_INIT_SIZE)
+        return (_MINI.pack(*header) if self.mini else _FULL.pack(1, *header, 0)) + bytes(_DISPLAY_INIT_SIZE)
+
     # -- the client ------------------------------------------------------------------------
 
     def receive_client(self, data: bytes) -> bytes:
@@ -150,7 +174,15 @@ class SpiceLink:
             if message and self._from_client:
                 raise _bad_client("answers before it was asked")
             return message
-        return self._authentication()
+        steps = {_Phase.AUTH: self._authentication, _Phase.INIT: self._first_messages}
+        passed = b""
+        while (step := steps.get(phase := self._client)) is not None:
+            passed += step()
+            if self._client is phase:
+                return passed
+        rest = bytes(self._from_client)
+        self._from_client.clear()
+        return passed + rest
 
     def _link_message(self) -> bytes:
         pending = self._from_client
@@ -177,10 +209,34 @@ class SpiceLink:
             oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303 (theirs)
             pending[start : start + _TICKET] = self._key.encrypt(self._password, oaep)
             self._password = None
-        self._client = _Phase.OPEN
-        passed = bytes(pending)
-        pending.clear()
+        display = self.message is not None and self.message.channel_type == DISPLAY
+        self._client = _Phase.INIT if display else _Phase.OPEN
+        passed = bytes(pending[: start + _TICKET])
+        del pending[: start + _TICKET]
         return passed
+
+    def _first_messages(self) -> bytes:
+        """Let whole messages pass, until the one is through that a display begins with."""
+        pending, passed = self._from_client, b""
+        while self._client is _Phase.INIT and (header := self._header(pending)) is not None:
+            kind, size = header
+            if size > LIMIT:
+                raise _bad_client("begins a display with something else")
+            if len(pending) < size:
+                break
+            passed += pending[:size]
+            del pending[:size]
+            if kind == _DISPLAY_INIT:
+                self._client = _Phase.OPEN
+        return passed
+
+    def _header(self, pending: bytearray) -> tuple[int, int] | None:
+        """Type and size, header included, of the message that *pending* begins with."""
+        header = _MINI if self.mini else _FULL
+        if len(pending) < header.size:
+            return None
+        kind, size = header.unpack_from(pending)[:2] if self.mini else header.unpack_from(pending)[1:3]
+        return int(kind), header.size + int(size)
 
     # -- the server ------------------------------------------------------------------------
 
@@ -228,29 +284,32 @@ class SpiceLink:
     def _result(self) -> bytes:
         if len(self._from_server) < _WORD.size:
             return b""
-        if self._client is not _Phase.OPEN:
+        if self._client not in (_Phase.INIT, _Phase.OPEN):
             raise _bad_server("answers before it was asked")
         word = bytes(self._from_server[: _WORD.size])
         del self._from_server[: _WORD.size]
         (self.code,) = _WORD.unpack(word)
         if self.code:
             return self._refuse(word)
-        main = self.message is not None and self.message.channel_type == MAIN
-        self._server = _Phase.INIT if main else _Phase.OPEN
+        kind = self.message.channel_type if self.message is not None else 0
+        self._server = _Phase.INIT if kind in (MAIN, DISPLAY) else _Phase.OPEN
         return word
 
     def _first_message(self) -> bytes:
         """Hold the first message of a main channel until the id in it is known."""
-        pending, header = self._from_server, _MINI if self.mini else _FULL
-        if len(pending) < header.size:
-            return b""
-        kind, size = header.unpack_from(pending)[:2] if self.mini else header.unpack_from(pending)[1:3]
-        if kind == _MAIN_INIT and size >= _MAIN_INIT_SIZE:
-            if len(pending) < header.size + _WORD.size:
+        pending = self._from_server
+        if self.message is not None and self.message.channel_type == MAIN:
+            header = self._header(pending)
+            if header is None:
                 return b""
-            (self.session_id,) = _WORD.unpack_from(pending, header.size)
-        # A server that begins otherwise has one channel: no other can name its session.
-        self._server = _Phase.OPEN
+            start = (_MINI if self.mini else _FULL).size
+            if header[0] == _MAIN_INIT and header[1] >= start + _MAIN_INIT_SIZE:
+                if len(pending) < start + _WORD.size:
+                    return b""
+                (self.session_id,) = _WORD.unpack_from(pending, start)
+            # A server that begins otherwise has one channel: no other can name its session.
+        if pending:
+            self._server = _Phase.OPEN
         return b""
 
     def _refuse(self, last: bytes | bytearray) -> bytes:

@@ -8,6 +8,8 @@ from tests.consoles.stage import ID, OTHER, PAGE, Stage, head
 
 DENIED = """
 http://engine.invalid
+http://engine.invalid:443
+wss://engine.invalid:443
 https://engine.invalid:8443
 https://other.invalid
 https://evil.invalid

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.errors import BadRequest, GatewayError, UpstreamFailed
 from gateway.wire.spice_link import LinkMessage, SpiceLink, decoy_key
-from tests.wire.spice_server import ALL, Client, Server, link, mini, server_key, u32
+from tests.wire.spice_server import ALL, Client, Server, full, link, mini, server_key, u32
 
 REPLY_KEY = slice(20, 182)
 
@@ -100,9 +100,9 @@ class LinkTests(SynchronousTestCase):
 
     def test_other_channels(self) -> None:
         """Only a main channel tells the id of a session; others are open with the result."""
-        client, server, codec = Client(hello=link(77, 2, 1)), Server(), SpiceLink()
+        client, server, codec = Client(hello=link(77, 4, 1)), Server(), SpiceLink()
         talk(client, codec, server)
-        self.assertEqual(codec.message, LinkMessage(77, 2, 1))
+        self.assertEqual(codec.message, LinkMessage(77, 4, 1))
         self.assertFalse(LinkMessage(77, 2, 1).begins_session)
         self.assertFalse(LinkMessage(77, 1, 0).begins_session)
         self.assertFalse(LinkMessage(0, 2, 0).begins_session)
@@ -150,15 +150,98 @@ class LinkTests(SynchronousTestCase):
         client, server = Client("sekret12", hello=link(0, kind)), Server("sekret12", common=common)
         codec = SpiceLink("sekret12" if behalf else None)
         talk(client, codec, server, cycle(sizes))
-        self.assertEqual((client.result, codec.linked, codec.done), (0, True, True))
+        self.assertEqual((client.result, codec.linked, codec.done), (0, True, kind != 2))
         self.assertEqual(server.password, "sekret12")
         self.assertEqual(codec.session_id, server.session_id if kind == 1 else None)
         talk_on = bytes(range(256))
-        server.receive(b"".join(map(codec.receive_client, pieces(talk_on, cycle(sizes)))))
-        self.assertEqual(server.heard, talk_on)
         before = client.heard
         client.receive(b"".join(map(codec.receive_server, pieces(talk_on, cycle(sizes)))))
         self.assertEqual(client.heard, before + talk_on)
+        if kind == 2:
+            make = mini if codec.mini else full
+            talk_on = make(3, bytes(12)) + make(101, bytes(14)) + talk_on
+        server.receive(b"".join(map(codec.receive_client, pieces(talk_on, cycle(sizes)))))
+        self.assertEqual(server.heard, talk_on)
+        self.assertTrue(codec.done)
+
+
+class FarewellTests(SynchronousTestCase):
+    """A display whose client leaves early: its server must not be left before it has said something."""
+
+    INIT = mini(101, bytes(14))
+
+    def display(self, common: int = ALL) -> tuple[SpiceLink, Server, bytes]:
+        """A codec with a server that has the client's password, and has not answered yet."""
+        codec, client, server = (
+            SpiceLink("sekret12"),
+            Client(hello=link(77, 2)),
+            Server("sekret12", common=common),
+        )
+        reply = server.receive(codec.receive_client(client.hello))
+        answer = client.receive(codec.receive_server(reply))
+        self.assertTrue(codec.settled)
+        self.assertEqual(codec.farewell(), b"")
+        result = server.receive(codec.receive_client(answer))
+        self.assertFalse(codec.settled)
+        return codec, server, result
+
+    def test_before_the_result(self) -> None:
+        """From the password on the server gets what it waits for, once."""
+        codec, server, result = self.display()
+        server.receive(codec.farewell())
+        self.assertEqual((server.heard, codec.farewell()), (self.INIT, b""))
+        codec.receive_server(result)
+        self.assertFalse(codec.settled)
+        codec.receive_server(b"x")
+        self.assertTrue(codec.settled)
+
+    def test_after_the_result(self) -> None:
+        """So it does after the result, with the long header, too."""
+        for common, expected in ((ALL, self.INIT), (ALL & ~8, full(101, bytes(14)))):
+            codec, server, result = self.display(common)
+            codec.receive_server(result)
+            server.receive(codec.farewell())
+            self.assertEqual(server.heard, expected)
+
+    def test_half_a_message(self) -> None:
+        """Only whole messages pass before: whatever was begun, the farewell is in its place."""
+        for size in range(len(self.INIT)):
+            codec, server, result = self.display()
+            codec.receive_server(result)
+            server.receive(codec.receive_client((mini(3, b"pong") + self.INIT)[: 10 + size]))
+            server.receive(codec.farewell())
+            self.assertEqual(server.heard, mini(3, b"pong") + self.INIT)
+
+    def test_client_said_it(self) -> None:
+        """A client that said it itself has nothing to add; the server still has to speak first."""
+        codec, _, result = self.display()
+        codec.receive_server(result)
+        self.assertEqual(codec.receive_client(self.INIT + b"xy"), self.INIT + b"xy")
+        self.assertEqual((codec.farewell(), codec.settled, codec.done), (b"", False, False))
+        codec.receive_server(b"x")
+        self.assertEqual((codec.settled, codec.done), (True, True))
+
+    def test_refused(self) -> None:
+        """A server that refuses is done."""
+        codec, _, _ = self.display()
+        codec.farewell()
+        codec.receive_server(u32(8))
+        self.assertTrue(codec.settled)
+
+    def test_other_channels(self) -> None:
+        """Other channels may be left at any time."""
+        for kind in (1, 3, 4, 5, 9):
+            codec, client = SpiceLink(), Client(hello=link(0, kind))
+            reply = Server().receive(codec.receive_client(client.hello))
+            codec.receive_client(client.receive(codec.receive_server(reply)))
+            self.assertEqual((codec.settled, codec.farewell()), (True, b""))
+
+    def test_bounded(self) -> None:
+        """A display that begins with a message without end is refused."""
+        codec, _, result = self.display()
+        codec.receive_server(result)
+        error = self.assertRaises(BadRequest, codec.receive_client, mini(3, bytes(5000))[:6])
+        self.assertEqual(error.reason, "spice")
 
 
 class RefusalTests(SynchronousTestCase):
