@@ -16,13 +16,13 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import cast
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from twisted.logger import Logger
 
 from gateway.core import jwt
 from gateway.core.signers import Signer, Signers, Stamp, load_signers
 from gateway.errors import ConfigError, Unauthorized
-from gateway.wire import ovirt_ticket
+from gateway.wire import console_ticket, ovirt_ticket
 from gateway.wire.ovirt_ticket import BadTicket, Envelope
 
 #: How far from now a time in a JWT may be, seconds: beyond ten years it is a slip or a trick.
@@ -38,6 +38,7 @@ class Claims:
     :ivar not_before: seconds since the epoch, as all times here.
     :ivar expires: the earliest end of all that was signed; nothing made of it may live longer.
     :ivar grant: the ticket, in the form the control interface takes it.
+        What an envelope says of a console has no id there, so its ``uuid`` is *mark*.
     :ivar one_time: good for one session: call :meth:`TokenVerifier.redeem` when it opens.
     :ivar digest: SHA-256 of the token's text, hex.
     :ivar mark: what makes two spellings the same token: SHA-256 of what was signed, or of ``jti``.
@@ -105,7 +106,8 @@ class TokenVerifier:
     :ivar skew: seconds our clock and the signer's may differ; accepted is
         ``not_before - skew <= now < expires + skew``.
     :ivar sha1: accept envelopes that have only a SHA-1 signature, from signers that never made a better one.
-    :ivar max_life: seconds a token may be good for in all.
+    :ivar max_life: seconds a token may be good for in all; one for a console only has to last until its
+        page connects.
     :ivar jwt_audience: the whole ``aud`` of JWTs for us; they need one.
     :ivar jwt_issuer: the whole ``iss``, when JWTs have to have one.
     :ivar observe: told ``accepted`` or ``refused``, and the reason.
@@ -117,6 +119,7 @@ class TokenVerifier:
     skew: float = field(default=0.0, kw_only=True)
     sha1: bool = field(default=False, kw_only=True)
     max_life: float = field(default=12 * 3600.0, kw_only=True)
+    console_life: float = field(default=600.0, kw_only=True)
     jwt_audience: str | None = field(default=None, kw_only=True)
     jwt_issuer: str | None = field(default=None, kw_only=True)
     observe: Callable[[str, str], None] = field(default=lambda result, reason: None, kw_only=True)
@@ -193,13 +196,31 @@ class TokenVerifier:
             envelope = ovirt_ticket.parse(text)
             now = self.wall()
             signer = self._signed_by(envelope, now)
-            self._check_times(envelope.valid_from, envelope.valid_to, now)
-            if kind != "image":
+            self._check_times(envelope.valid_from, envelope.valid_to, now, kind)
+            make = {"image": self._image, "console": _console}.get(kind)
+            if make is None:
                 raise Unauthorized(reason="purpose")
-            payload = ovirt_ticket.image_payload(envelope.data)
+            mark = sha256(envelope.signed).hexdigest()
+            claims = Claims(
+                kind=kind,
+                issuer="engine",
+                subject="",
+                not_before=float(envelope.valid_from),
+                issued_at=None,
+                expires=float(envelope.valid_to),
+                grant={"uuid": mark},
+                one_time=False,
+                digest=sha256(text.encode("ascii")).hexdigest(),
+                mark=mark,
+                signer=signer.fingerprint,
+            )
+            return make(claims, envelope.data)
         except BadTicket as error:
             raise Unauthorized(reason=error.reason) from None
-        self._check_times(payload.not_before, payload.expires, now)
+
+    def _image(self, claims: Claims, data: str) -> Claims:
+        payload = ovirt_ticket.image_payload(data)
+        self._check_times(payload.not_before, payload.expires, self.wall(), claims.kind)
         grant: dict[str, object] = {
             "uuid": payload.transfer_ticket,
             "url": f"{payload.imaged_uri}/images/{payload.transfer_ticket}",
@@ -207,18 +228,12 @@ class TokenVerifier:
         }
         if payload.transfer_id is not None:
             grant["transfer_id"] = payload.transfer_id
-        return Claims(
-            kind=kind,
-            issuer="engine",
-            subject="",
-            not_before=float(max(envelope.valid_from, payload.not_before)),
+        return evolve(
+            claims,
+            not_before=max(claims.not_before, float(payload.not_before)),
             issued_at=None if payload.issued_at is None else float(payload.issued_at),
-            expires=float(min(envelope.valid_to, payload.expires)),
+            expires=min(claims.expires, float(payload.expires)),
             grant=grant,
-            one_time=False,
-            digest=sha256(text.encode("ascii")).hexdigest(),
-            mark=sha256(envelope.signed).hexdigest(),
-            signer=signer.fingerprint,
         )
 
     def _signed_by(self, envelope: Envelope, now: float) -> Signer:
@@ -246,7 +261,7 @@ class TokenVerifier:
         issued_at, not_before, expires = (_time(payload, name, now) for name in ("iat", "nbf", "exp"))
         if self.jwt_issuer is not None and issuer != self.jwt_issuer:
             raise Unauthorized(reason="signer")
-        self._check_times(max(not_before, issued_at), expires, now)
+        self._check_times(max(not_before, issued_at), expires, now, kind)
         if audience != self.jwt_audience:
             raise Unauthorized(reason="purpose")
         ticket = payload.get("ticket")
@@ -272,13 +287,31 @@ class TokenVerifier:
             signer=key.kid or "",
         )
 
-    def _check_times(self, not_before: int, expires: int, now: float) -> None:
+    def _check_times(self, not_before: int, expires: int, now: float, kind: str) -> None:
         if now < not_before - self.skew:
             raise Unauthorized(reason="not_yet")
         if now >= expires + self.skew:
             raise Unauthorized(reason="expired")
-        if expires - not_before > self.max_life:
+        longest = min(self.max_life, self.console_life) if kind == "console" else self.max_life
+        if expires - not_before > longest:
             raise Unauthorized(reason="too_long")
+
+
+def _console(claims: Claims, data: str) -> Claims:
+    """The grant of an engine for one console, of which it does not say whether it is VNC or SPICE."""
+    payload = console_ticket.console_payload(data)
+    if payload.path is not None:
+        # A websocket of Kubernetes, which we do not dial.
+        raise Unauthorized(reason="target")
+    way = "+tls" if payload.ssl_target else ""
+    grant = {
+        **claims.grant,
+        "kind": claims.kind,
+        "urls": [f"{scheme}{way}://{payload.authority}" for scheme in ("vnc", "spice")],
+        "ops": ["view", "control"],
+        "uses": 1,
+    }
+    return evolve(claims, grant=grant, one_time=True)
 
 
 def _text(payload: dict[str, object], name: str) -> str:

@@ -10,6 +10,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import quote
 
 import jwt
 from cryptography import x509
@@ -411,6 +412,29 @@ class EnvelopeTests(TokensTestCase):
         self.refused(
             self.pinned(), envelope(data=json.dumps(payload(**{"imaged-uri": "https://h"}))), "target"
         )
+
+    def test_console(self) -> None:
+        """An envelope for a console is good once and for ten minutes at most; its mark stands for an id."""
+        data = quote(json.dumps({"host": "2001:db8::1", "port": "5900", "ssl_target": True, "path": None}))
+        text = envelope(data=data)
+        mark = sha256(ovirt_ticket.parse(text).signed).hexdigest()
+        found = self.pinned().verify(text, "console")
+        grant = {
+            "uuid": mark,
+            "kind": "console",
+            "urls": ["vnc+tls://[2001:db8::1]:5900", "spice+tls://[2001:db8::1]:5900"],
+            "ops": ["view", "control"],
+            "uses": 1,
+        }
+        self.assertEqual((found.grant, found.mark, found.one_time), (grant, mark, True))
+        self.assertEqual((found.not_before, found.expires), (NOW - 20, NOW + 200))
+        for kind in ("image", "tunnel", "rpc", "publish", "", "CONSOLE"):
+            self.refused(self.pinned(), text, "purpose", kind)
+        self.pinned().verify(envelope(data=data, valid=(NOW, NOW + 600)), "console")
+        self.refused(self.pinned(), envelope(data=data, valid=(NOW, NOW + 601)), "too_long", "console")
+        self.refused(self.pinned(started=NOW), text, "before_start", "console")
+        text = token(exp=NOW - 10 + 601, ticket={"kind": "console"})
+        self.refused(self.keys(), text, "too_long", "console")
 
     def test_malformed(self) -> None:
         """Neither an envelope nor a JWT: refused before any key is used."""
