@@ -30,6 +30,7 @@ from gateway.wire.websocket_frames import (
     UNSUPPORTED,
     FrameError,
     FrameLimits,
+    check_close,
 )
 from gateway.wire.websocket_handshake import Handshake
 
@@ -207,6 +208,19 @@ class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignor
         if payload:
             self._sink(payload)
 
+    def processData(self) -> bool:
+        more: bool = not self.failedByMe and super().processData()
+        return more
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        # autobahn goes on with what it has refused; so it is not left to find anything.
+        if self.failedByMe:
+            return True
+        if code is not None:
+            check_close(code, reasonRaw or b"")
+        done: bool | None = super().onCloseFrame(code, reasonRaw)
+        return done
+
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)
         if not (self.takes.binary if isBinary else self.takes.text):
@@ -322,9 +336,12 @@ class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignor
             self.transport.resumeProducing()
 
     def _fail_connection(self, code: int = PROTOCOL_ERROR, reason: str = "") -> None:
-        failed, self._flush_until = self.state == OPEN, 0.0
+        if self.failedByMe:
+            # The first mistake counts; autobahn goes on and finds more.
+            return
+        was_open, self._flush_until = self.state == OPEN, 0.0
         super()._fail_connection(code, reason)
-        if failed:
+        if was_open:
             # Nothing that comes is read any more, not even the peer's goodbye. Closing now would reset
             # the connection, and take ours with it; TLS reads on anyway.
             self.transport.unregisterProducer()

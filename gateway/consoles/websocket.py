@@ -26,37 +26,6 @@ from gateway.wire.websocket_frames import BINARY, TEXT, Control, FrameReader, fr
 from gateway.wire.websocket_handshake import Handshake
 
 
-class SocketFactory(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]
-    """The websockets of a listener."""
-
-    def __init__(self, clock: IReactorTime, limits: SocketLimits | None = None) -> None:
-        super().__init__(server="gateway", reactor=clock)
-        self.clock = clock
-        self.limits = limits = limits or SocketLimits()
-        # Its own timers round to whole seconds and find a reactor for themselves.
-        self._batched_timer = SimpleNamespace(call_later=clock.callLater)
-        self.setProtocolOptions(
-            versions=[13],
-            webStatus=False,
-            maxFramePayloadSize=limits.max_frame,
-            maxMessagePayloadSize=limits.max_message,
-            failByDrop=False,
-            # There is nothing to wait for: the request is there.
-            openHandshakeTimeout=0,
-            closeHandshakeTimeout=limits.close_timeout,
-            autoPingInterval=limits.ping_interval,
-            autoPingTimeout=limits.pong_timeout,
-            # What an origin may do was decided before; none is passed on.
-            allowedOrigins=[],
-        )
-
-    def accept(self, exchange: Exchange, handshake: Handshake, sink: Sink) -> ConsoleSocket:
-        """Answer *exchange* with a websocket; see :class:`ConsoleSocket`."""
-        socket = SOCKET(self, handshake, sink)
-        exchange.upgrade(socket)
-        return socket
-
-
 class FastSocket(ConsoleSocket):
     """A websocket with our own framing."""
 
@@ -113,9 +82,43 @@ def _missing() -> Iterator[str]:
 #: What of the names used for our own framing this installation does not have.
 MISSING = tuple(_missing())
 
-#: What carries consoles here.
-SOCKET: type[ConsoleSocket] = (
-    ConsoleSocket if MISSING or os.environ.get("GATEWAY_FAST") == "off" else FastSocket
-)
 
-__all__ = ["SOCKET", "ConsoleSocket", "Ending", "FastSocket", "SocketFactory", "SocketLimits", "choose"]
+class SocketFactory(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]
+    """The websockets of a listener.
+
+    :cvar protocol: what carries them here.
+    """
+
+    protocol: type[ConsoleSocket] = (
+        ConsoleSocket if MISSING or os.environ.get("GATEWAY_FAST") == "off" else FastSocket
+    )
+
+    def __init__(self, clock: IReactorTime, limits: SocketLimits | None = None) -> None:
+        super().__init__(server="gateway", reactor=clock)
+        self.clock = clock
+        self.limits = limits = limits or SocketLimits()
+        # Its own timers round to whole seconds and find a reactor for themselves.
+        self._batched_timer = SimpleNamespace(call_later=clock.callLater)
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,
+            maxFramePayloadSize=limits.max_frame,
+            maxMessagePayloadSize=limits.max_message,
+            failByDrop=False,
+            # There is nothing to wait for: the request is there.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=limits.close_timeout,
+            autoPingInterval=limits.ping_interval,
+            autoPingTimeout=limits.pong_timeout,
+            # What an origin may do was decided before; none is passed on.
+            allowedOrigins=[],
+        )
+
+    def accept(self, exchange: Exchange, handshake: Handshake, sink: Sink) -> ConsoleSocket:
+        """Answer *exchange* with a websocket; see :class:`ConsoleSocket`."""
+        socket = self.protocol(self, handshake, sink)
+        exchange.upgrade(socket)
+        return socket
+
+
+__all__ = ["ConsoleSocket", "Ending", "FastSocket", "SocketFactory", "SocketLimits", "choose"]

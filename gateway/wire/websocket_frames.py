@@ -255,14 +255,21 @@ def _check_control(opcode: int, final: bool, size: int) -> None:
 
 def _control(opcode: int, payload: bytes) -> Control:
     if opcode == CLOSE and payload:
-        code = int.from_bytes(payload[:2], "big")
-        if code not in _CLOSE_CODES and not 3000 <= code < 5000:
-            raise FrameError(PROTOCOL_ERROR, "A close code is not one")
-        try:
-            payload[2:].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FrameError(INVALID_PAYLOAD, "The reason of a close is not UTF-8") from error
+        check_close(int.from_bytes(payload[:2], "big"), payload[2:])
     return Control(opcode, payload)
+
+
+def check_close(code: int, reason: bytes) -> None:
+    """Judge what a close frame holds.
+
+    :raises FrameError: no such code may be sent, or the reason is no text.
+    """
+    if code not in _CLOSE_CODES and not 3000 <= code < 5000:
+        raise FrameError(PROTOCOL_ERROR, "A close code is not one")
+    try:
+        reason.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FrameError(INVALID_PAYLOAD, "The reason of a close is not UTF-8") from error
 
 
 def frame(opcode: int, payload: bytes | memoryview, final: bool = True) -> bytes:
