@@ -8,11 +8,12 @@ WARNINGS := -W error -W "ignore:Passing pyOpenSSL:DeprecationWarning"
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test peers bench docs install install-dev dist clean
+.PHONY: help run check lint types test peers conformance bench docs install install-dev dist clean
 
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
 	@echo "make check    everything that is proven, with the real peers"
+	@echo "make conformance  the websockets against every case of the standard"
 	@echo "make bench    the gateway beside nginx, HAProxy, Squid and ovirt-imageio, in half an hour"
 	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
 
@@ -53,6 +54,10 @@ test: $(VENV)/.made-test
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Every case of the websocket standard, the large and slow ones too, in a minute or two.
+conformance: $(VENV)/.made-test
+	$(BIN)/python -m tests.functional.conformance var/conformance
 
 bench: peers $(VENV)/.made-test
 	bench/run

@@ -169,7 +169,7 @@ class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignor
         """There are two opinions about what a handshake is, which is a bug."""
         raise RuntimeError(f"a handshake that was judged good is refused: {reason}")
 
-    def _onOpen(self) -> None:
+    def onOpen(self) -> None:
         self.transport.registerProducer(_Outflow(self), True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
