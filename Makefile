@@ -10,11 +10,12 @@ BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test peers bench docs install install-dev dist clean
+.PHONY: help run check lint types test peers conformance bench docs install install-dev dist clean
 
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
 	@echo "make check    everything that is proven, with the real peers"
+	@echo "make conformance  the websockets against every case of the standard"
 	@echo "make bench    the gateway beside nginx, HAProxy, Squid and ovirt-imageio, in half an hour"
 	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
 
@@ -56,6 +57,10 @@ test: $(VENV)/.made-test
 	GATEWAY_FAST=off $(BIN)/python -m coverage run -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Every case of the websocket standard, the large and slow ones too, in a minute or two.
+conformance: $(VENV)/.made-test
+	$(BIN)/python -m tests.functional.conformance var/conformance
 
 bench: peers $(VENV)/.made-test
 	bench/run

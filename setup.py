@@ -40,6 +40,9 @@ setup(
             "hypothesis>=6.100",
             # An independent reader of HTTP, to compare with.
             "h11>=0.16.0",
+            # Independent readers of websockets: a library to compare with, and the cases of conformance.
+            "wsproto>=1.2",
+            "kosoku>=0.1.0",
             "coverage>=7.6",
             "ruff>=0.8",
             "mypy>=1.13",

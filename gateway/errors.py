@@ -178,6 +178,22 @@ class Misdirected(GatewayError):
     default = "This host is not served here"
 
 
+class UpgradeRequired(GatewayError):
+    """Only a websocket is served here, of the one version there is (RFC 6455, section 4.2.2)."""
+
+    status = 426
+    word = "upgrade_required"
+    default = "Only websockets are served here"
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return [
+            (b"upgrade", b"websocket"),
+            (b"connection", b"upgrade"),
+            (b"sec-websocket-version", b"13"),
+        ]
+
+
 class _RetryLater(GatewayError):
     """A refusal that says when to come back.
 

@@ -1,1 +1,1 @@
-"""Consoles in the browser: websockets to the VNC, SPICE and serial consoles of virtual machines."""
+"""Consoles in the browser: websockets on one side, VNC, SPICE and serial ports on the other."""

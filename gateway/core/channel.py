@@ -12,14 +12,14 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from gateway import errors
-from gateway.core.exchange import PLAIN_TEXT, Exchange, Field, answer_head
+from gateway.core.exchange import PLAIN_TEXT, Exchange, answer_head
 from gateway.core.fasttls import FastTLS
-from gateway.core.pace import READ_AHEAD, Gate, HttpLimits, unsent
+from gateway.core.pace import READ_AHEAD, Deadline, Gate, HttpLimits, unsent
 from gateway.core.request_body import BodyCutShort, RequestBody
 from gateway.wire.http_head import HeadReader, parse_request
 
@@ -51,6 +51,7 @@ class HttpChannel(Protocol):
         self._paused = False
         self._closing = False
         self._lost = False
+        self._successor: IProtocol | None = None
         self._wire: Any = None
         self._gate: Gate | None = None
         self._served = 0
@@ -60,8 +61,7 @@ class HttpChannel(Protocol):
         self._skip_limit = 0
         self._discarded = 0
         self._written = 0
-        self._deadline = 0.0
-        self._timer: IDelayedCall | None = None
+        self._deadline = Deadline(self._clock, self._late)
         self._mark: tuple[int, int, int] | None = None
 
     # -- connection ------------------------------------------------------------------------
@@ -70,11 +70,14 @@ class HttpChannel(Protocol):
         self._wire = self.transport
         self.secure = ISSLTransport.providedBy(self.transport)
         self.site.connected(self)
-        self._arm(self.limits.header_timeout)
+        self._deadline.set(self.limits.header_timeout)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._disarm()
+        if self._successor is not None:
+            del self.dataReceived
+            self._successor.connectionLost(reason)
+        self._deadline.clear()
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -108,6 +111,19 @@ class HttpChannel(Protocol):
         else:
             self._exchange.keep_alive = False
 
+    def upgrade(self, exchange: Exchange, successor: IProtocol) -> None:
+        """Give the bytes of the connection to *successor*; its life stays our business."""
+        self._deadline.clear()
+        self._observe(exchange)
+        self._successor = successor
+        early, self._pipelined = self._pipelined, b""
+        self._flow()
+        # In the place of our own method: no hop for a byte.
+        self.dataReceived = successor.dataReceived  # type: ignore[method-assign]
+        successor.makeConnection(self._wire)
+        if early:
+            successor.dataReceived(early)
+
     def _observe(self, exchange: Exchange) -> None:
         if not self._observed:
             self._observed = True
@@ -121,7 +137,7 @@ class HttpChannel(Protocol):
         self._closing = True
         self._flow()
         self._mark = None
-        self._arm(self.limits.discard_time)
+        self._deadline.set(self.limits.discard_time)
         if linger and not self.secure and hasattr(self._wire, "loseWriteConnection"):
             self._wire.loseWriteConnection()
         else:
@@ -150,7 +166,7 @@ class HttpChannel(Protocol):
             if block is None:
                 if not begun:
                     # The deadline counts from the first byte and is not moved by later ones.
-                    self._arm(self.limits.header_timeout)
+                    self._deadline.set(self.limits.header_timeout)
                 return
             head = parse_request(block, self.limits.max_fields)
         except errors.GatewayError as error:
@@ -204,7 +220,7 @@ class HttpChannel(Protocol):
             return
         # From now on the body has to arrive.
         self._mark = (exchange.body.received, self._written, -1)
-        self._arm(self._period)
+        self._deadline.set(self._period)
         if exchange.status:
             exchange.flush()
         elif exchange.head.expects_continue:
@@ -256,13 +272,14 @@ class HttpChannel(Protocol):
     def _failed(self, failure: Failure, exchange: Exchange) -> None:
         """Answer with the failure of an application; what is not meant as an answer is a bug."""
         error = failure.value
-        if exchange.finished and isinstance(error, CancelledError | errors.GatewayError):
-            # Nobody is left to be told.
-            return
-        if not isinstance(error, errors.GatewayError):
-            error = self.site.incident(failure)
-        self.site.refused(self.peer, error)
-        exchange.refuse(error)
+        # Or nobody is left to be told.
+        if not exchange.finished or not isinstance(error, CancelledError | errors.GatewayError):
+            if not isinstance(error, errors.GatewayError):
+                error = self.site.incident(failure)
+            self.site.refused(self.peer, error)
+            exchange.refuse(error)
+        if self._successor is not None:
+            self.abort()
 
     def _cancel_and_refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
         running, self._running = self._running, None
@@ -271,14 +288,6 @@ class HttpChannel(Protocol):
             running.cancel()
 
     # -- bytes out -------------------------------------------------------------------------
-
-    def head(self, exchange: Exchange, status: int, fields: list[Field], length: int | None) -> bytes:
-        """Return the head of an answer, with what every answer has."""
-        exchange.keep_alive = exchange.keep_alive and not self.site.draining
-        if status == 304 or (status == 204 and exchange.head.method != b"DELETE"):
-            # RFC 9110, section 8.6. But vdsm fails without it when it removes a ticket.
-            length = None
-        return answer_head(status, fields, length, exchange.keep_alive)
 
     def write(self, data: bytes | memoryview) -> None:
         """Send bytes as they are; of a memoryview only :class:`FastTLS` keeps nothing by itself."""
@@ -314,7 +323,7 @@ class HttpChannel(Protocol):
         # connection and take the answer with it.
         exchange.body.fail(BodyCutShort())
         self._skip_limit = exchange.body.received + self.limits.discard_bytes
-        self._arm(self.limits.discard_time if exchange.linger is None else exchange.linger)
+        self._deadline.set(self.limits.discard_time if exchange.linger is None else exchange.linger)
         self._flow()
         self._skip(exchange)
 
@@ -336,7 +345,7 @@ class HttpChannel(Protocol):
         if not exchange.keep_alive or self._closing:
             self._close(linger=bool(self._pipelined))
             return
-        self._arm(self.idle_timeout)
+        self._deadline.set(self.idle_timeout)
         self._flow()
         self._go_on()
 
@@ -353,23 +362,9 @@ class HttpChannel(Protocol):
 
     # -- time ------------------------------------------------------------------------------
 
-    def _arm(self, seconds: float) -> None:
-        """Set the one deadline; a timer that fires before it is set again, not moved."""
-        self._deadline = self._clock.seconds() + seconds
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= self._deadline:
-                return
-            self._timer.cancel()
-        self._timer = self._clock.callLater(seconds, self._fire)
-
-    def _disarm(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
     def _tick_from_now(self) -> None:
         self._mark = None
-        self._arm(self._period)
+        self._deadline.set(self._period)
 
     @property
     def _least_progress(self) -> float:
@@ -381,12 +376,8 @@ class HttpChannel(Protocol):
         longest = max(self.idle_timeout - self.limits.keepalive_timeout, 0)
         return min(self.limits.body_idle_timeout, self.limits.write_idle_timeout) + longest
 
-    def _fire(self) -> None:
-        self._timer = None
-        left = self._deadline - self._clock.seconds()
-        if left > 0.001:
-            self._arm(left)
-        elif self._closing:
+    def _late(self) -> None:
+        if self._closing:
             self._check_writing(-1)
         elif self._exchange is None:
             if self._reader:
@@ -404,7 +395,7 @@ class HttpChannel(Protocol):
         before = self._mark[0] if self._mark is not None else -1
         if received >= 0 and before >= 0 and received - before < self._least_progress:
             exchange.keep_alive = False
-            self._arm(self._period)
+            self._deadline.set(self._period)
             body.fail(errors.RequestTimeout("The request body stopped arriving"))
         else:
             self._check_writing(received)
@@ -417,4 +408,4 @@ class HttpChannel(Protocol):
             self.abort()
         else:
             self._mark = mark
-            self._arm(self._period)
+            self._deadline.set(self._period)

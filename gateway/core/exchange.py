@@ -7,7 +7,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IConsumer, IProducer, ITransport
+from twisted.internet.interfaces import IConsumer, IProducer, IProtocol, ITransport
 from zope.interface import implementer
 
 from gateway import errors
@@ -144,7 +144,11 @@ class Exchange:
         self._length = 0 if self.head.method == b"HEAD" else length
         if not self.body.arrived and not self._can_skip():
             self.keep_alive = False
-        self._held = self._channel.head(self, status, [*fields, *self.note], length)
+        self.keep_alive = self.keep_alive and not self._channel.site.draining
+        if status == 304 or (status == 204 and self.head.method != b"DELETE"):
+            # RFC 9110, section 8.6. But vdsm fails without it when it removes a ticket.
+            length = None
+        self._held = answer_head(status, [*fields, *self.note], length, self.keep_alive)
 
     def _can_skip(self) -> bool:
         """Whether the rest of a body nobody wants is small enough to keep the connection."""
@@ -193,6 +197,18 @@ class Exchange:
         self.flush()
         self.finished = True
         self._channel.answered(self)
+
+    def upgrade(self, successor: IProtocol, status: int = 101) -> None:
+        """Let another protocol have the connection, for good; it says *status* itself.
+
+        What the client sent early goes to it as well. When the connection goes it hears of that first;
+        then the application, should it still run, is cancelled. One that fails cuts the connection.
+        """
+        if self.status:
+            raise RuntimeError("this exchange was answered before")
+        self.status = status
+        self.finished = True
+        self._channel.upgrade(self, successor)
 
     def abort(self) -> None:
         """Cut the connection."""

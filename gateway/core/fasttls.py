@@ -254,7 +254,7 @@ def queued(transport: Any) -> bool:
     return bool(transport._tempDataBuffer or transport.offset < len(transport.dataBuffer))
 
 
-def send(transport: Any, data: memoryview, direct: bool = True) -> None:
+def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> None:
     """Write *data*, to the socket at once as far as nothing waits before it.
 
     What the socket does not take is copied. A lost connection is for the transport to find out in

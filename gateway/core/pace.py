@@ -1,14 +1,15 @@
-"""What one HTTP connection may cost, and how to tell that its peer takes nothing."""
+"""What one HTTP connection may cost, when it is late, and how to tell that its peer takes nothing."""
 
 from __future__ import annotations
 
 import fcntl
 import struct
 import termios
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
 #: Pipelined bytes kept while a request is in work, and what is read away of a body that nobody wants;
@@ -31,6 +32,42 @@ class HttpLimits:
     write_idle_timeout: float = 60.0
     discard_bytes: int = 16 * 1024 * 1024
     discard_time: float = 5.0
+
+
+class Deadline:
+    """One moment that is set time and again, and what is called when it has come.
+
+    A timer that fires before the moment is set again, not moved: that is cheaper.
+    """
+
+    def __init__(self, clock: IReactorTime, late: Callable[[], None]) -> None:
+        self._clock = clock
+        self._late = late
+        self._moment = 0.0
+        self._timer: IDelayedCall | None = None
+
+    def set(self, seconds: float) -> None:
+        """Let it be *seconds* from now."""
+        self._moment = self._clock.seconds() + seconds
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._moment:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._fire)
+
+    def clear(self) -> None:
+        """Let there be none."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        left = self._moment - self._clock.seconds()
+        if left > 0.001:
+            self.set(left)
+        else:
+            self._late()
 
 
 @implementer(IPushProducer)
