@@ -28,7 +28,7 @@ _REQUEST: Final = Struct(">xBHHHH")
 _CUT_TEXT: Final = Struct(">BxxxI")
 _SCREEN: Final = Struct(">IHHHHI")
 #: Pixels of one update and of one rectangle in it: what bounds its size, and the time that it takes.
-UPDATE_PIXELS: Final = 512 * 1024
+UPDATE_PIXELS: Final = 256 * 1024
 BLOCK_PIXELS: Final = 64 * 1024
 
 
