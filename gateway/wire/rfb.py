@@ -257,7 +257,6 @@ class Talk(Reader):
 
     def _resume(self) -> bytes:
         """End a pause; return what is to be sent."""
-        in_turn(self._needed == PAUSE and not self.done)
         if self._failure is not None:
             raise self._failure
         self._step(b"")

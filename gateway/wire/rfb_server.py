@@ -170,7 +170,8 @@ class ServerMessages(Reader):
         if length >= 1 << 31:
             raise failed("it sends a clipboard that nobody asked for")
         if length <= MAX_CLIPBOARD:
-            self._events.append(CutText((yield length) if length else b""))
+            text = (yield length) if length else b""
+            self._events.append(CutText(text))
             return
         while length:
             length -= len((yield min(length, _PIECE)))

@@ -84,6 +84,19 @@ class DrawTests(SynchronousTestCase):
             [Bell(), CutText(b"text"), CutText(b""), Updated()],
         )
 
+    def test_cut_events(self) -> None:
+        """No event is lost, wherever the bytes are cut."""
+        said = b"\2\3\0\0\0\0\0\0\4text\2"
+        for first in range(len(said) + 1):
+            for second in range(first, len(said) + 1):
+                messages = server()
+                events = [
+                    *messages.receive(said[:first]),
+                    *messages.receive(said[first:second]),
+                    *messages.receive(said[second:]),
+                ]
+                self.assertEqual(events, [Bell(), CutText(b"text"), Bell()])
+
     def test_long_clipboard(self) -> None:
         """A clipboard that is too long is left out, and what follows it is not."""
         messages = server()
@@ -186,16 +199,16 @@ class HostileTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Nothing is held for what is only announced, and not much of what is there."""
-        for said in (
-            b"\3\0\0\0\x7f\xff\xff\xff",
-            b"\1\0\0\0\xff\xff",
-            update(rectangle(0, 0, 4096, 4096, 0)),
-            update(rectangle(0, 0, 256, 256, -239)),
+        for said, pieces in (
+            (b"\3\0\0\0\x7f\xff\xff\xff", 100),
+            (b"\1\0\0\0\xff\xff", 23),
+            (update(rectangle(0, 0, 4096, 4096, 0)), 100),
+            (update(rectangle(0, 0, 256, 256, -239)), 16),
         ):
             messages = server(4096, 4096)
             tracemalloc.start()
             messages.receive(said)
-            for _ in range(16):
+            for _ in range(pieces):
                 messages.receive(bytes(16384))
             held, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
