@@ -50,7 +50,7 @@ class HandshakeTests(SynchronousTestCase):
             {"Sec_WebSocket_Version": None},
         ):
             with self.assertRaises(errors.UpgradeRequired, msg=str(changed)) as raised:
-                read(**changed)  # type: ignore[arg-type]
+                read(**changed)
             self.assertIn((b"sec-websocket-version", b"13"), raised.exception.headers)
         self.assertRaises(errors.UpgradeRequired, read, b"GET /c HTTP/1.0")
 
