@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
-from gateway import __version__, errors
+from gateway import __version__, consoles, errors
 from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
@@ -78,6 +78,16 @@ class Appliance(logs.LoggedService):
         self._guard = Guard(reactor, config.limits, self._seen, self.health)
         self._guard.setServiceParent(self)
         self._make_images()
+        self.consoles = consoles.compose(
+            self.config,
+            reactor,
+            wall,
+            self.registry,
+            self.tokens,
+            self.sessions,
+            self.dialer,
+            self._guard.hooks("consoles")["refused"],
+        )
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)
@@ -241,6 +251,8 @@ class Appliance(logs.LoggedService):
     def _serve(self, section: str, site: GatewaySite) -> None:
         if section == "images" and self.images is not None:
             site.routes.append(self.images.route)
+        elif section == "consoles" and self.consoles is not None:
+            site.routes.append(self.consoles.route)
         elif section == "web":
             site.resource = pages()
         elif section == "control":
@@ -350,6 +362,7 @@ class Appliance(logs.LoggedService):
         try:
             new = configuration.load(self.config.file, opened=True)
             signers = self._signers(new)
+            consoles.origins(new)
             if self._tls is not None:
                 self._tls.reload(lambda: self._context(new))
             self.tokens.reload(signers)
@@ -384,6 +397,7 @@ class Appliance(logs.LoggedService):
             self.images.targets = self._targets(new)
             self.images.cors = Cors(new.images.cors_origins)
             self.images.rate = new.limits.rate
+        consoles.adopt(self.consoles, new)
         for section, listener, _ in self.health.listeners:
             self._sites[listener.endpoint].limits = self._site(section).limits
         self._guard.reload(new.limits)

@@ -160,6 +160,8 @@ def _across(config: Config) -> Iterator[tuple[str, str, str]]:
         config.images.upstream_certificate is None
     ):
         yield "images", "upstream_key", "upstream_certificate and upstream_key go together"
+    if config.consoles is not None and config.consoles.recordings is not None:
+        yield "consoles", "recordings", "recordings are not available in this version"
     if not config.registry.url.startswith("memory:"):
         yield "registry", "url", "a shared registry is not available in this version, right would be memory:"
     owners: dict[str, tuple[str, str, bool]] = {}

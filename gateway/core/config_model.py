@@ -416,4 +416,4 @@ SECTIONS: dict[str, type[Section]] = {
     "log": Log,
 }
 #: Sections that are understood and have no effect yet, ``target NAME`` among them.
-UNAVAILABLE = frozenset({"consoles", "rpc", "libvirt", "target", "tunnel", "portal", "imagelist"})
+UNAVAILABLE = frozenset({"rpc", "libvirt", "target", "tunnel", "portal", "imagelist"})

@@ -98,6 +98,19 @@ class Dialer:
 
         return await self._within_time(self._open([open_socket], protocol_factory, None))
 
+    async def secure(
+        self, transport: Any, protocol_factory: IProtocolFactory, tls: IOpenSSLClientConnectionCreator
+    ) -> IProtocol:
+        """Go on with TLS on a connection that is up, in the middle of a protocol.
+
+        Nothing may have been read of what belongs to TLS. A protocol of *protocol_factory* takes the place
+        of the one before once the peer is verified; that one hears nothing more.
+
+        :raises UpstreamFailed: ``reason`` is ``tls``.
+        :raises UpstreamTimeout: ``reason`` is ``connect``.
+        """
+        return await self._within_time(self._encrypt(transport, protocol_factory, tls))
+
     def _tcp(self, address: str, port: int) -> Open:
         source = self._source.get(ipaddress.ip_address(address).version)
         bind = None if source is None else (source, 0)
@@ -169,6 +182,11 @@ class Dialer:
                 raise Unavailable()
             attach(transport, protocol)
             return protocol
+        return await self._encrypt(transport, factory, tls)
+
+    async def _encrypt(
+        self, transport: Any, factory: IProtocolFactory, tls: IOpenSSLClientConnectionCreator
+    ) -> IProtocol:
         wrapper: Any = wrap_client_tls(tls, factory, self._clock).buildProtocol(transport.getPeer())
         gate = cast(Gate, wrapper.wrappedProtocol)
         opened = gate.opened()

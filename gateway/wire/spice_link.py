@@ -146,6 +146,11 @@ class SpiceLink:
         begun = self._client in (_Phase.INIT, _Phase.OPEN)
         return not (display and begun and self._server in (_Phase.LINK, _Phase.AUTH, _Phase.INIT))
 
+    @property
+    def credential(self) -> int:
+        """Bytes that the client shows before its first message, once the server's reply is in."""
+        return _TICKET + (_WORD.size if self._selects else 0)
+
     def farewell(self) -> bytes:
         """What the server has to get when the client has left; then wait until this is :attr:`settled`.
 

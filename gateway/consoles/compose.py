@@ -1,0 +1,68 @@
+"""Makes the service of consoles out of the configuration, and gives it a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway import errors
+from gateway.consoles.access import Access
+from gateway.consoles.bridge import Consoles
+from gateway.consoles.origin import Origins
+from gateway.consoles.service import ConsoleService
+from gateway.consoles.targets import Reach
+from gateway.consoles.websocket import SocketFactory
+from gateway.core.config import Config
+from gateway.core.dial import Dialer
+from gateway.core.sessions import SessionTable
+from gateway.core.tickets import TicketRegistry
+from gateway.core.tokens import TokenVerifier
+
+
+def origins(config: Config) -> Origins:
+    """The pages that may open consoles.
+
+    :raises gateway.errors.ConfigError: with every word that is no origin.
+    """
+    words = () if config.consoles is None else config.consoles.origins
+    return Origins.of(words, config.gateway.public_url)
+
+
+def compose(
+    config: Config,
+    clock: Any,
+    wall: Callable[[], float],
+    registry: TicketRegistry,
+    tokens: TokenVerifier,
+    sessions: SessionTable,
+    dialer: Dialer,
+    refused: Callable[[str, errors.GatewayError], object],
+) -> ConsoleService | None:
+    """Make the service, if there is a section for it.
+
+    :raises gateway.errors.ConfigError: the section is no good.
+    """
+    if config.consoles is None:
+        return None
+    access = Access(registry, tokens, sessions, origins(config), clock, wall)
+    service = ConsoleService(Consoles(access, Reach(dialer), SocketFactory(clock), clock), refused)
+    adopt(service, config)
+    return service
+
+
+def adopt(service: ConsoleService | None, config: Config) -> None:
+    """Go by *config* from now on; consoles that are up stay as they are.
+
+    :raises gateway.errors.ConfigError: the section is no good.
+    """
+    section = config.consoles
+    if service is None or section is None:
+        return
+    consoles = service.consoles
+    consoles.access.origins = origins(config)
+    consoles.access.prefixes = section.paths
+    images = config.images
+    # Hypervisors know us by one certificate.
+    certificate, key = (None, None) if images is None else (images.upstream_certificate, images.upstream_key)
+    consoles.reach = Reach(consoles.reach.dialer, section.vnc_ca, section.spice_ca, certificate, key)
+    consoles.idle_timeout = section.idle_timeout

@@ -1,0 +1,379 @@
+"""Consoles through a running gateway: real QEMU behind it, a plain websocket in front."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from struct import pack
+from typing import Any, ClassVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from tests.functional.case import PYTEST_ONLY, GatewayCase
+from tests.functional.console_client import Console, Refused
+from tests.functional.hypervisor import PASSWORD, Credentials, Qemu
+from tests.functional.peers import Gateway
+from tests.functional.processes import HOST, free_port, short_directory, wait_for
+from tests.wire import spice_server
+
+testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
+
+PAGE = "https://engine.invalid"
+VERSION = b"RFB 003.008\n"
+SIGN = Path(__file__).parent / "sign-ticket"
+
+
+class _Case(GatewayCase):
+    """A gateway with consoles that trusts one authority of hypervisors.
+
+    :cvar consoles: the port.
+    :cvar more: keys of the section beside the usual.
+    """
+
+    consoles: ClassVar[int]
+    credentials: ClassVar[Credentials]
+    more: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.home = short_directory()
+        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
+        donor = cls.home / "donor"
+        donor.mkdir()
+        cls.credentials = known = Qemu(donor).credentials
+        cls.consoles = free_port()
+        keys = {"listen": f"tcp:{cls.consoles}:interface={HOST}", "origins": PAGE, **cls.more}
+        keys |= {"vnc_ca": str(known.ca), "spice_ca": str(known.ca)}
+        images = {"upstream_certificate": str(known.certificate), "upstream_key": str(known.key)}
+        cls.gateway = Gateway(cls.home, {"consoles": keys, "images": images})
+        cls.addClassCleanup(cls.gateway.stop)
+        cls.gateway.start()
+
+    def machine(self, *, known: bool = True) -> Qemu:
+        """A virtual machine, not started; its certificates are of the authority we trust, if *known*."""
+        directory = short_directory()
+        self.addCleanup(shutil.rmtree, directory)
+        qemu = Qemu(directory)
+        if known:
+            (directory / "tls").symlink_to(self.home / "donor" / "tls")
+            qemu._credentials = self.credentials
+        self.addCleanup(qemu.stop)
+        return qemu
+
+    def grant(self, url: str, **more: Any) -> str:
+        """Install a ticket for a console; return its id."""
+        name = str(uuid4())
+        ticket = {"uuid": name, "kind": "console", "url": url, "timeout": 300, "ops": ["view", "control"]}
+        self.gateway.put({**ticket, **more})
+        return name
+
+    def path(self, path: str, *fields: str) -> Console:
+        console = Console(self.consoles, self.gateway.ca, path, *fields)
+        self.addCleanup(console.line.close)
+        return console
+
+    def open(self, url: str, **more: Any) -> Console:
+        return self.path(f"/console/{self.grant(url, **more)}", "Sec-WebSocket-Protocol: binary")
+
+    def refused(self, status: int, path: str, *fields: str) -> str:
+        with self.assertRaises(Refused) as raised:
+            self.path(path, *fields)
+        self.assertEqual(raised.exception.status, status, raised.exception.body)
+        body: str = raised.exception.body
+        return body
+
+    def assert_screen(self, console: Console, security: int = 1) -> None:
+        """The browser's side of RFB leads to a desktop, with this one security type."""
+        self.assertEqual(console.read(12), VERSION)
+        console.send(VERSION)
+        self.assertEqual(console.read(2), bytes([1, security]))
+        console.send(bytes([security]))
+        self.assertEqual(console.read(4), bytes(4))
+        console.send(b"\1")
+        width, height, _, length = (console.read(size) for size in (2, 2, 16, 4))
+        self.assertGreater(int.from_bytes(width) * int.from_bytes(height), 0)
+        self.assertIn(b"QEMU", console.read(int.from_bytes(length)))
+
+    def trap(self) -> tuple[socket.socket, str]:
+        """Where nobody may connect."""
+        listener = socket.create_server((HOST, 0))
+        self.addCleanup(listener.close)
+        listener.settimeout(0.2)
+        return listener, f"vnc://{HOST}:{listener.getsockname()[1]}"
+
+    def assert_untouched(self, listener: socket.socket) -> None:
+        self.assertRaises(TimeoutError, listener.accept)
+
+
+class VncTests(_Case):
+    """VNC."""
+
+    def test_pass_through(self) -> None:
+        """Without a password the browser speaks with the console itself."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        console = self.open(f"vnc://{HOST}:{qemu.vnc_port}")
+        self.assertIn(b"sec-websocket-protocol: binary", console.head.lower())
+        self.assert_screen(console)
+        console.send(pack(">BBHHHH", 3, 0, 0, 0, 16, 16))
+        self.assertEqual(console.read(2), b"\0\0")
+        [session] = self.gateway.sessions()
+        self.assertEqual((session["kind"], session["op"]), ("console", "control"))
+        self.assertGreater(session["bytes_out"], 100)
+        console.leave()
+        wait_for(lambda: not qemu.vnc_clients() and not self.gateway.sessions(), "all is closed")
+
+    def test_password(self) -> None:
+        """The password stays with us: the browser is asked for nothing; a wrong one is a plain refusal."""
+        qemu = self.machine().vnc(password=PASSWORD)
+        qemu.start()
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        self.assert_screen(self.open(url, secret=PASSWORD))
+        wrong = self.grant(url, secret="wrong", uses=1)
+        for _ in range(2):
+            # The use was given back.
+            self.assertIn("refuses the password", self.refused(502, f"/console/{wrong}"))
+
+    def test_asked(self) -> None:
+        """Inside of TLS, and for who only looks, the user may be asked for it through us."""
+        qemu = self.machine().vnc(password=PASSWORD, tls=True, verify_peer=True)
+        qemu.start()
+        console = self.open(f"vnc+tls://{HOST}:{qemu.vnc_port}")
+        self.assertEqual(console.read(12), VERSION)
+        console.send(VERSION)
+        self.assertEqual(console.read(2), b"\1\2")
+        console.send(b"\2")
+        self.assertEqual(len(console.read(16)), 16)
+        console.send(bytes(16))
+        self.assertEqual(console.read(4), bytes([0, 0, 0, 1]))
+        code, reason = console.end()
+        self.assertEqual(code, 4502)
+        self.assertIn("refuses the password", reason)
+
+    def test_certificates(self) -> None:
+        """VeNCrypt with a password and a certificate of ours; without a password; never with a stranger."""
+        qemu = self.machine().vnc(password=PASSWORD, tls=True, verify_peer=True)
+        qemu.start()
+        url = f"vnc+tls://{HOST}:{qemu.vnc_port}"
+        self.assert_screen(self.open(url, secret=PASSWORD))
+        self.refused(502, f"/console/{self.grant(url + '?tls-name=other.invalid', secret=PASSWORD)}")
+        # What demands TLS is not to be had without.
+        self.refused(502, f"/console/{self.grant(f'vnc://{HOST}:{qemu.vnc_port}', secret=PASSWORD)}")
+        plain = self.machine().vnc(tls=True)
+        plain.start()
+        self.assert_screen(self.open(f"vnc+tls://{HOST}:{plain.vnc_port}"))
+        stranger = self.machine(known=False).vnc(tls=True)
+        stranger.start()
+        self.refused(502, f"/console/{self.grant(f'vnc+tls://{HOST}:{stranger.vnc_port}')}")
+        wait_for(lambda: not stranger.vnc_clients(), "nobody is connected")
+
+    def test_view_only(self) -> None:
+        """Who may only look sees the screen, and cannot type."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        before = qemu.wait_for_screen()
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        viewer, user = self.open(url, ops=["view"]), self.open(url)
+        for console in (viewer, user):
+            self.assert_screen(console)
+        key = b"".join(pack(">BBxxI", 4, down, 0x61) for down in (1, 0))
+        viewer.send(key)
+        viewer.send(pack(">BBHHHH", 3, 0, 0, 0, 16, 16))
+        self.assertEqual(viewer.read(2), b"\0\0")
+        time.sleep(0.5)
+        self.assertEqual(qemu.screen(), before)
+        user.send(key)
+        wait_for(lambda: qemu.screen() != before, "what was typed")
+
+    def test_vanishes(self) -> None:
+        """When the machine dies the page learns that the console has ended; a new one is refused."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        console = self.open(url)
+        self.assert_screen(console)
+        qemu.vanish()
+        self.assertEqual(console.end(), (1000, "The console has ended"))
+        self.refused(502, f"/console/{self.grant(url)}")
+        wait_for(lambda: not self.gateway.sessions(), "no session")
+
+    def test_engine(self) -> None:
+        """An engine's signed ticket is the whole path; it is good for one console."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        token = self.sign({"host": HOST, "port": str(qemu.vnc_port), "ssl_target": False})
+        path = "/" + quote(token, safe="")
+        console = self.path(path, "Sec-WebSocket-Protocol: binary", f"Origin: {PAGE}")
+        self.assert_screen(console)
+        self.refused(403, path)
+        self.assertEqual(len(qemu.vnc_clients()), 1)
+
+    def sign(self, payload: dict[str, object]) -> str:
+        pki = self.home / "pki"
+        begin, end = (
+            (datetime.now(UTC) + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (-5, 115)
+        )
+        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), "C", "java", begin, end]
+        text = quote(json.dumps(payload), safe="").encode()
+        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.decode()
+
+
+class SerialTests(_Case):
+    """Serial lines, and what holds for every kind of console."""
+
+    def machine_with_line(self) -> tuple[Qemu, str]:
+        qemu = self.machine().serial_unix()
+        qemu.start()
+        return qemu, f"serial+unix://{qemu.serial}"
+
+    def test_echo(self) -> None:
+        """What is typed comes back; who may only look types nothing."""
+        qemu, url = self.machine_with_line()
+        qemu.wait_for_screen()
+        viewer = self.open(url, ops=["view"])
+        viewer.send(b"nothing\n")
+        viewer.leave()
+        console = self.open(url)
+        console.send(b"echo\n")
+        self.assertNotIn(b"nothing", console.until(b"echo\n"))
+        console.leave()
+
+    def test_revoked(self) -> None:
+        """Revocation ends the console within 50 ms, with its reason."""
+        _, url = self.machine_with_line()
+        ticket = self.grant(url)
+        console = self.path(f"/console/{ticket}")
+        begun = time.monotonic()
+        self.assertEqual(self.gateway.delete(ticket).status, 204)
+        code, reason = console.end()
+        self.assertLess(time.monotonic() - begun, 0.05)
+        self.assertEqual(code, 4403)
+        self.assertIn("revoked", reason)
+        self.assertEqual(self.gateway.sessions(), [])
+        self.refused(403, f"/console/{ticket}")
+
+    def test_killed(self) -> None:
+        """An operator ends one session; it says so."""
+        _, url = self.machine_with_line()
+        console = self.open(url)
+        [session] = self.gateway.sessions()
+        self.assertEqual(self.gateway.control("DELETE", f"/sessions/{session['id']}").status, 204)
+        code, reason = console.end()
+        self.assertEqual(code, 4403)
+        self.assertIn("administrator", reason)
+
+    def test_once(self) -> None:
+        """A one-time ticket opens one console."""
+        _, url = self.machine_with_line()
+        ticket = self.grant(url, uses=1)
+        console = self.path(f"/console/{ticket}")
+        self.refused(403, f"/console/{ticket}")
+        console.leave()
+        self.refused(403, f"/console/{ticket}")
+
+    def test_refusals(self) -> None:
+        """What is refused never reaches a target, and says why in words."""
+        listener, url = self.trap()
+        ticket = self.grant(url)
+        for fields in (["Origin: https://evil.invalid"], ["Origin: null"]):
+            body = self.refused(403, f"/console/{ticket}", *fields)
+            self.assertIn("origin", body)
+        self.refused(403, "/console/unknown-ticket-of-nobody")
+        self.refused(403, f"/console/{self.grant(url, kind='tunnel', ops=['connect'])}")
+        self.refused(404, "/elsewhere")
+        answer = self.gateway.ask("GET", "/info/")
+        self.assertEqual(answer.status, 200)
+        self.assert_untouched(listener)
+
+    def test_told(self) -> None:
+        """Who offers the ticket as a subprotocol gets a refusal that its page can see."""
+        item = urlsafe_b64encode(b"unknown-ticket-of-nobody").decode().rstrip("=")
+        offer = f"Sec-WebSocket-Protocol: binary, ticket.{item}"
+        console = self.path("/console/", offer, f"Origin: {PAGE}")
+        self.assertNotIn(item.encode(), console.head)
+        self.assertEqual(console.end()[0], 4403)
+        self.refused(403, "/console/", offer, "Origin: https://evil.invalid")
+
+    def test_reload(self) -> None:
+        """Other origins and another authority after a reload; a console that is up stays."""
+        qemu, url = self.machine_with_line()
+        qemu.wait_for_screen()
+        console = self.open(url)
+        text = self.gateway.config_file.read_text()
+        self.addCleanup(self.gateway.config_file.write_text, text)
+        other = "https://other.invalid"
+        self.gateway.config_file.write_text(text.replace(PAGE, other))
+        before = len(self.gateway.log())
+        os.kill(self.gateway.pid, signal.SIGHUP)
+        wait_for(lambda: "reloaded" in self.gateway.log()[before:], "reloaded")
+        console.send(b"still\n")
+        console.until(b"still\n")
+        listener, trap = self.trap()
+        ticket = self.grant(trap)
+        self.refused(403, f"/console/{ticket}", f"Origin: {PAGE}")
+        self.assert_untouched(listener)
+
+
+class IdleTests(_Case):
+    """The clock of a console."""
+
+    more: ClassVar[dict[str, str]] = {"idle_timeout": "1s"}
+
+    def test_idle(self) -> None:
+        """A console on which nothing happens ends; one that is used does not."""
+        qemu = self.machine().serial_tcp()
+        qemu.start()
+        qemu.wait_for_screen()
+        console = self.open(f"serial://{HOST}:{qemu.serial}")
+        for _ in range(4):
+            console.send(b"x\n")
+            console.until(b"x\n")
+            time.sleep(0.4)
+        code, reason = console.end(5)
+        self.assertEqual(code, 4408)
+        self.assertIn("Nothing happened", reason)
+
+
+class SpiceTests(_Case):
+    """SPICE."""
+
+    def link(self, console: Console, client: spice_server.Client) -> None:
+        console.send(client.hello)
+        while client.result is None or not client.heard:
+            if client.error:
+                break
+            console.send(client.receive(console.read(1)) or b"")
+
+    def test_password(self) -> None:
+        """The password stays with us, on every channel; others join by the session's id and the ticket."""
+        qemu = self.machine().spice(password=PASSWORD, tls=True)
+        qemu.start()
+        for port in (f"{qemu.spice_port}", f"{qemu.spice_port}?tls-port={qemu.spice_tls_port}"):
+            ticket = self.grant(f"spice://{HOST}:{port}", secret=PASSWORD, uses=1)
+            main = self.path(f"/console/{ticket}")
+            client = spice_server.Client("whatever the page types")
+            self.link(main, client)
+            self.assertEqual((client.error, client.result), (0, 0))
+            found = client.heard + main.read(32)
+            connection = spice_server.take(found, 6 if client.common & 8 else 18)
+            inputs = self.path(f"/console/{ticket}")
+            other = spice_server.Client("x", hello=spice_server.link(connection, 3))
+            self.link(inputs, other)
+            self.assertEqual(other.result, 0)
+            self.assertEqual(len(self.gateway.sessions()), 1)
+            wait_for(lambda: len(qemu.spice_channels()) == 2, "two channels")
+            stray = self.path(f"/console/{ticket}")
+            stray.send(spice_server.link(connection + 1, 3))
+            self.assertEqual(stray.end()[0], 4403)
+            self.gateway.delete(ticket)
+            for console in (main, inputs):
+                self.assertEqual(console.end()[0], 4403)
+            wait_for(lambda: not qemu.spice_channels(), "no channel")
