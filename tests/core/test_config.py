@@ -126,8 +126,8 @@ class LoadTests(ConfigCase):
         )
         self.assertTrue(config.images.tls)
         self.assertFalse(config.control.tls or config.metrics.tls)
-        self.assertEqual(config.unavailable, ("consoles", "tunnel", "rpc", "libvirt", "target lab"))
-        self.assertIn("[consoles] service not available in this version", config.warnings)
+        self.assertEqual(config.unavailable, ("tunnel", "rpc", "libvirt", "target lab"))
+        self.assertIn("[tunnel] service not available in this version", config.warnings)
 
     def test_nothing(self) -> None:
         """An empty file is control alone, and needs no certificate."""

@@ -31,7 +31,7 @@ class Console:
     :ivar closed: code and reason of the close frame that came.
     """
 
-    def __init__(self, port: int, ca: Path, path: str, *fields: str) -> None:
+    def __init__(self, port: int, ca: Path, path: str, *fields: str, upgrade: bool = True) -> None:
         raw = socket.create_connection((HOST, port), DEADLINE)
         context = ssl.create_default_context(cafile=str(ca))
         self.line = context.wrap_socket(raw, server_hostname="localhost")
@@ -41,8 +41,7 @@ class Console:
         lines = [
             f"GET {path} HTTP/1.1",
             "Host: localhost",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
+            *(["Connection: Upgrade", "Upgrade: websocket"] if upgrade else []),
             "Sec-WebSocket-Version: 13",
             f"Sec-WebSocket-Key: {_KEY}",
             *fields,

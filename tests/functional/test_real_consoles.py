@@ -102,6 +102,15 @@ class _Case(GatewayCase):
         self.assertGreater(int.from_bytes(width) * int.from_bytes(height), 0)
         self.assertIn(b"QEMU", console.read(int.from_bytes(length)))
 
+    def sign(self, payload: dict[str, object]) -> str:
+        # What was signed before the gateway started may have been used up then.
+        time.sleep(1.1)
+        pki = self.home / "pki"
+        begin, end = ((datetime.now(UTC) + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (0, 115))
+        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), "C", "java", begin, end]
+        text = quote(json.dumps(payload), safe="").encode()
+        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.decode()
+
     def trap(self) -> tuple[socket.socket, str]:
         """Where nobody may connect."""
         listener = socket.create_server((HOST, 0))
@@ -216,23 +225,18 @@ class VncTests(_Case):
         self.refused(403, path)
         self.assertEqual(len(qemu.vnc_clients()), 1)
 
-    def sign(self, payload: dict[str, object]) -> str:
-        pki = self.home / "pki"
-        begin, end = (
-            (datetime.now(UTC) + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (-5, 115)
-        )
-        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), "C", "java", begin, end]
-        text = quote(json.dumps(payload), safe="").encode()
-        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.decode()
 
-
-class SerialTests(_Case):
-    """Serial lines, and what holds for every kind of console."""
+class _LineCase(_Case):
+    """A machine with a serial line."""
 
     def machine_with_line(self) -> tuple[Qemu, str]:
         qemu = self.machine().serial_unix()
         qemu.start()
         return qemu, f"serial+unix://{qemu.serial}"
+
+
+class SerialTests(_LineCase):
+    """Serial lines, and what holds for every kind of console."""
 
     def test_echo(self) -> None:
         """What is typed comes back; who may only look types nothing."""
@@ -287,10 +291,12 @@ class SerialTests(_Case):
             body = self.refused(403, f"/console/{ticket}", *fields)
             self.assertIn("origin", body)
         self.refused(403, "/console/unknown-ticket-of-nobody")
-        self.refused(403, f"/console/{self.grant(url, kind='tunnel', ops=['connect'])}")
+        self.refused(403, f"/console/{self.ticket('file:///dev/null')}")
         self.refused(404, "/elsewhere")
-        answer = self.gateway.ask("GET", "/info/")
-        self.assertEqual(answer.status, 200)
+        with self.assertRaises(Refused) as raised:
+            Console(self.consoles, self.gateway.ca, f"/console/{ticket}", upgrade=False)
+        self.assertEqual(raised.exception.status, 426)
+        self.assertIn("websockets", raised.exception.body)
         self.assert_untouched(listener)
 
     def test_told(self) -> None:
@@ -301,6 +307,10 @@ class SerialTests(_Case):
         self.assertNotIn(item.encode(), console.head)
         self.assertEqual(console.end()[0], 4403)
         self.refused(403, "/console/", offer, "Origin: https://evil.invalid")
+
+
+class ReloadTests(_LineCase):
+    """SIGHUP."""
 
     def test_reload(self) -> None:
         """Other origins and another authority after a reload; a console that is up stays."""
@@ -377,3 +387,48 @@ class SpiceTests(_Case):
             for console in (main, inputs):
                 self.assertEqual(console.end()[0], 4403)
             wait_for(lambda: not qemu.spice_channels(), "no channel")
+
+    def test_engine(self) -> None:
+        """An engine's ticket names no protocol: a browser that speaks first means SPICE, and TLS at once."""
+        qemu = self.machine().spice(tls=True)
+        qemu.start()
+        for port, secure in ((qemu.spice_tls_port, True), (qemu.spice_port, False)):
+            token = self.sign({"host": HOST, "port": port, "ssl_target": secure})
+            path = "/" + quote(token, safe="")
+            main = self.path(path)
+            client = spice_server.Client()
+            self.link(main, client)
+            found = client.heard + main.read(32)
+            connection = spice_server.take(found, 6 if client.common & 8 else 18)
+            inputs = self.path(path)
+            other = spice_server.Client(hello=spice_server.link(connection, 3))
+            self.link(inputs, other)
+            [session] = self.gateway.sessions()
+            self.assertEqual(session["kind"], "console")
+            main.leave()
+            self.assertEqual(inputs.end(), (1000, "The console has ended"))
+            self.refused(403, path)
+            wait_for(lambda: not qemu.spice_channels() and not self.gateway.sessions(), "all is closed")
+
+    def test_view_only(self) -> None:
+        """Who may only look gets no channel that does more."""
+        qemu = self.machine().spice()
+        qemu.start()
+        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}", ops=["view"])
+        main = self.path(f"/console/{ticket}")
+        client = spice_server.Client()
+        self.link(main, client)
+        connection = spice_server.take(client.heard + main.read(32), 6 if client.common & 8 else 18)
+        usb = self.path(f"/console/{ticket}")
+        usb.send(spice_server.link(connection, 9))
+        self.assertEqual(usb.end()[0], 4403)
+        self.assertEqual(len(qemu.spice_channels()), 1)
+
+    def test_out_of_reach(self) -> None:
+        """The use of a ticket is given back when the server is out of reach."""
+        ticket = self.grant(f"spice://{HOST}:{free_port()}", uses=1)
+        for _ in range(2):
+            console = self.path(f"/console/{ticket}")
+            console.send(spice_server.link())
+            self.assertEqual(console.end()[0], 4502)
+        self.assertEqual(self.gateway.sessions(), [])
