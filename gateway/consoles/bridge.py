@@ -27,9 +27,8 @@ from gateway.core.exchange import Exchange
 from gateway.core.sessions import Session
 from gateway.wire.websocket_handshake import Handshake
 
-#: Seconds that a console may take to let us in, before and after the browser was accepted; in the second
-#: case a user may be asked for a password.
-LOGIN, ASKED = 10.0, 120.0
+#: Seconds for what is said after the browser was accepted: a user may be asked for a password.
+ASKED = 120.0
 #: Seconds that a console has to take what its user typed last.
 LAST_WORDS = 10.0
 _OVER = "The console has ended"
@@ -54,6 +53,7 @@ def ending(reason: str) -> errors.GatewayError:
 class Consoles:
     """What all consoles have in common.
 
+    :ivar login_timeout: seconds that a console may take to let us in.
     :ivar idle_timeout: seconds without a byte either way, None for any time.
     """
 
@@ -61,6 +61,7 @@ class Consoles:
     reach: Reach
     sockets: SocketFactory = field(repr=False)
     clock: IReactorTime = field(repr=False)
+    login_timeout: float = 10.0
     idle_timeout: float | None = None
 
 
@@ -96,7 +97,7 @@ class Bridge:
         self.session = session = await access.open(self.admission, target=name, ended=self.ended)
         reached = False
         try:
-            await self._within(LOGIN, self._arrive())
+            await self._within(self.consoles.login_timeout, self._arrive())
             reached = True
         except errors.GatewayError as error:
             if error is not self._error:

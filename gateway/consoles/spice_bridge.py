@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from gateway import errors
 from gateway.consoles.access import Admission
-from gateway.consoles.bridge import LOGIN, Bridge, Consoles
+from gateway.consoles.bridge import Bridge, Consoles
 from gateway.consoles.line import Inbox
 from gateway.consoles.spice_console import SpiceChannel
 from gateway.consoles.targets import Protocol, Target, choose
@@ -66,7 +66,7 @@ class SpiceBridge(Bridge):
         )
         self.session = channel.session
         try:
-            await self._in_time(LOGIN)
+            await self._in_time(self.consoles.login_timeout)
         except errors.GatewayError as error:
             await access.unreached(channel, error.reason)
             raise
