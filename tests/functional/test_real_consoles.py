@@ -2,127 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import time
 from base64 import urlsafe_b64encode
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from struct import pack
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import quote
-from uuid import uuid4
 
-from tests.functional.case import PYTEST_ONLY, GatewayCase
+from tests.functional.case import PYTEST_ONLY
+from tests.functional.console_case import PAGE, VERSION, ConsoleCase
 from tests.functional.console_client import Console, Refused
-from tests.functional.hypervisor import PASSWORD, Credentials, Qemu
-from tests.functional.peers import Gateway
-from tests.functional.processes import HOST, free_port, short_directory, wait_for
+from tests.functional.hypervisor import PASSWORD, Qemu
+from tests.functional.processes import HOST, free_port, wait_for
 from tests.wire import spice_server
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
-PAGE = "https://engine.invalid"
-VERSION = b"RFB 003.008\n"
-SIGN = Path(__file__).parent / "sign-ticket"
 
-
-class _Case(GatewayCase):
-    """A gateway with consoles that trusts one authority of hypervisors.
-
-    :cvar consoles: the port.
-    :cvar more: keys of the section beside the usual.
-    """
-
-    consoles: ClassVar[int]
-    credentials: ClassVar[Credentials]
-    more: ClassVar[dict[str, str]] = {}
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        donor = cls.home / "donor"
-        donor.mkdir()
-        cls.credentials = known = Qemu(donor).credentials
-        cls.consoles = free_port()
-        keys = {"listen": f"tcp:{cls.consoles}:interface={HOST}", "origins": PAGE, **cls.more}
-        keys |= {"vnc_ca": str(known.ca), "spice_ca": str(known.ca)}
-        images = {"upstream_certificate": str(known.certificate), "upstream_key": str(known.key)}
-        cls.gateway = Gateway(cls.home, {"consoles": keys, "images": images})
-        cls.addClassCleanup(cls.gateway.stop)
-        cls.gateway.start()
-
-    def machine(self, *, known: bool = True) -> Qemu:
-        """A virtual machine, not started; its certificates are of the authority we trust, if *known*."""
-        directory = short_directory()
-        self.addCleanup(shutil.rmtree, directory)
-        qemu = Qemu(directory)
-        if known:
-            (directory / "tls").symlink_to(self.home / "donor" / "tls")
-            qemu._credentials = self.credentials
-        self.addCleanup(qemu.stop)
-        return qemu
-
-    def grant(self, url: str, **more: Any) -> str:
-        """Install a ticket for a console; return its id."""
-        name = str(uuid4())
-        ticket = {"uuid": name, "kind": "console", "url": url, "timeout": 300, "ops": ["view", "control"]}
-        self.gateway.put({**ticket, **more})
-        return name
-
-    def path(self, path: str, *fields: str) -> Console:
-        console = Console(self.consoles, self.gateway.ca, path, *fields)
-        self.addCleanup(console.line.close)
-        return console
-
-    def open(self, url: str, **more: Any) -> Console:
-        return self.path(f"/console/{self.grant(url, **more)}", "Sec-WebSocket-Protocol: binary")
-
-    def refused(self, status: int, path: str, *fields: str) -> str:
-        with self.assertRaises(Refused) as raised:
-            self.path(path, *fields)
-        self.assertEqual(raised.exception.status, status, raised.exception.body)
-        body: str = raised.exception.body
-        return body
-
-    def assert_screen(self, console: Console, security: int = 1) -> None:
-        """The browser's side of RFB leads to a desktop, with this one security type."""
-        self.assertEqual(console.read(12), VERSION)
-        console.send(VERSION)
-        self.assertEqual(console.read(2), bytes([1, security]))
-        console.send(bytes([security]))
-        self.assertEqual(console.read(4), bytes(4))
-        console.send(b"\1")
-        width, height, _, length = (console.read(size) for size in (2, 2, 16, 4))
-        self.assertGreater(int.from_bytes(width) * int.from_bytes(height), 0)
-        self.assertIn(b"QEMU", console.read(int.from_bytes(length)))
-
-    def sign(self, payload: dict[str, object]) -> str:
-        # What was signed before the gateway started may have been used up then.
-        time.sleep(1.1)
-        pki = self.home / "pki"
-        begin, end = ((datetime.now(UTC) + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (0, 115))
-        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), "C", "java", begin, end]
-        text = quote(json.dumps(payload), safe="").encode()
-        return subprocess.run(command, input=text, capture_output=True, check=True).stdout.decode()
-
-    def trap(self) -> tuple[socket.socket, str]:
-        """Where nobody may connect."""
-        listener = socket.create_server((HOST, 0))
-        self.addCleanup(listener.close)
-        listener.settimeout(0.2)
-        return listener, f"vnc://{HOST}:{listener.getsockname()[1]}"
-
-    def assert_untouched(self, listener: socket.socket) -> None:
-        self.assertRaises(TimeoutError, listener.accept)
-
-
-class VncTests(_Case):
+class VncTests(ConsoleCase):
     """VNC."""
 
     def test_pass_through(self) -> None:
@@ -226,7 +124,7 @@ class VncTests(_Case):
         self.assertEqual(len(qemu.vnc_clients()), 1)
 
 
-class _LineCase(_Case):
+class _LineCase(ConsoleCase):
     """A machine with a serial line."""
 
     def machine_with_line(self) -> tuple[Qemu, str]:
@@ -332,7 +230,7 @@ class ReloadTests(_LineCase):
         self.assert_untouched(listener)
 
 
-class IdleTests(_Case):
+class IdleTests(ConsoleCase):
     """The clock of a console."""
 
     more: ClassVar[dict[str, str]] = {"idle_timeout": "1s"}
@@ -352,7 +250,7 @@ class IdleTests(_Case):
         self.assertIn("Nothing happened", reason)
 
 
-class SpiceTests(_Case):
+class SpiceTests(ConsoleCase):
     """SPICE."""
 
     def link(self, console: Console, client: spice_server.Client) -> None:
