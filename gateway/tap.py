@@ -39,9 +39,12 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration; what is wrong with it is said at once, and nothing is started."""
+        from gateway.consoles import origins
+
         try:
             opened = bool(self["check"] or not self["show-config"])
             self.loaded = loaded = config.load(self["config"], opened=opened)
+            origins(loaded)
         except ConfigError as error:
             for problem in error.problems:
                 print(f"gateway: {problem}", file=sys.stderr)

@@ -162,6 +162,18 @@ class SerialTests(_LineCase):
         self.assertEqual(self.gateway.sessions(), [])
         self.refused(403, f"/console/{ticket}")
 
+    def test_expiry(self) -> None:
+        """A console outlives its ticket, as an engine's are good for two minutes only; no new one begins."""
+        qemu, url = self.machine_with_line()
+        qemu.wait_for_screen()
+        ticket = self.grant(url, timeout=1)
+        console = self.path(f"/console/{ticket}")
+        time.sleep(1.2)
+        self.refused(403, f"/console/{ticket}")
+        console.send(b"still\n")
+        console.until(b"still\n")
+        console.leave()
+
     def test_killed(self) -> None:
         """An operator ends one session; it says so."""
         _, url = self.machine_with_line()
@@ -228,6 +240,14 @@ class ReloadTests(_LineCase):
         ticket = self.grant(trap)
         self.refused(403, f"/console/{ticket}", f"Origin: {PAGE}")
         self.assert_untouched(listener)
+        for wrong in ("origins = nowhere", "recordings = recordings"):
+            self.gateway.config_file.write_text(text.replace(f"origins = {PAGE}", wrong))
+            before = len(self.gateway.log())
+            os.kill(self.gateway.pid, signal.SIGHUP)
+            wait_for(lambda: "not reloaded" in self.gateway.log()[before:], "not reloaded")  # noqa: B023
+            self.assertIn(f"[consoles] {wrong.split()[0]}", self.gateway.log()[before:])
+        console.send(b"still\n")
+        console.until(b"still\n")
 
 
 class IdleTests(ConsoleCase):
@@ -321,6 +341,29 @@ class SpiceTests(ConsoleCase):
         usb.send(spice_server.link(connection, 9))
         self.assertEqual(usb.end()[0], 4403)
         self.assertEqual(len(qemu.spice_channels()), 1)
+
+    def test_leaves_early(self) -> None:
+        """A machine survives it when a browser leaves before its display has begun."""
+        qemu = self.machine().spice(password=PASSWORD)
+        qemu.start()
+        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}", secret=PASSWORD)
+        main = self.path(f"/console/{ticket}")
+        client = spice_server.Client()
+        self.link(main, client)
+        connection = spice_server.take(client.heard + main.read(32), 6 if client.common & 8 else 18)
+        for number in range(8):
+            display = self.path(f"/console/{ticket}")
+            other = spice_server.Client(hello=spice_server.link(connection, 2))
+            display.send(other.hello)
+            while number % 2 and other.result is None:
+                display.send(other.receive(display.read(1)) or b"")
+            if not number % 2:
+                while not (said := other.receive(display.read(1))):
+                    pass
+                display.send(said)
+            display.line.close()
+        self.gateway.delete(ticket)
+        wait_for(lambda: not qemu.spice_channels(), "no channel")
 
     def test_out_of_reach(self) -> None:
         """The use of a ticket is given back when the server is out of reach."""
