@@ -200,6 +200,8 @@ class SpiceTests(Stage):
 
     def test_nothing_left(self) -> None:
         """Consoles that failed to open or are over leave nothing behind."""
+        slow = self.admit(self.token)
         self.main().leave("done")
-        self.fails(errors.NoTicket, self.asked("x", MAIN, 0))
+        begins = LinkMessage(0, MAIN, 0)
+        self.fails(errors.NoTicket, self.access.channel(slow, begins, target="t", ended=self.ended.append))
         self.assertEqual(self.access._spice._by_key, {})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.errors import BadRequest, GatewayError, UpstreamFailed
-from gateway.wire.spice_link import LinkMessage, SpiceLink, decoy_key
+from gateway.wire.spice_link import LinkMessage, SpiceLink, _public_key, decoy_key
 from tests.wire.spice_server import ALL, Client, Server, full, link, mini, server_key, u32
 
 REPLY_KEY = slice(20, 182)
@@ -254,7 +254,7 @@ class RefusalTests(SynchronousTestCase):
             codec.receive_server(server.receive(codec.receive_client(client.hello)))
         )
 
-    def refused(self, kind: type[GatewayError], receive: Callable[[bytes], bytes], data: bytes) -> None:
+    def refused(self, kind: type[GatewayError], receive: Callable[[bytes], object], data: bytes) -> None:
         error = self.assertRaises(kind, receive, data)
         self.assertEqual(error.reason, "spice")
 
@@ -327,6 +327,8 @@ class RefusalTests(SynchronousTestCase):
             codec = SpiceLink("sekret12")
             codec.receive_client(link())
             self.refused(UpstreamFailed, codec.receive_server, reply[:20] + key + reply[182:])
+        for key in keys:
+            self.refused(UpstreamFailed, _public_key, key)
 
     def test_long_password(self) -> None:
         """A password that no SPICE server could have is refused before anybody is asked."""
