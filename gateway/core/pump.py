@@ -6,7 +6,7 @@ sends it from there. Everything else stays with the transports and protocols: th
 reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
-A chunk is read only when the last one is sent, and at most two chunks in one turn of the reactor.
+A chunk is read only when the last one is sent, and one chunk in one turn of the reactor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from gateway.core import fasttls
 from gateway.core.fasttls import CHUNK, ROOM, FastTLS
 
-#: Chunks that one connection may move before others have their turn.
-_TURN = 2
+#: Chunks that one connection may move before others have their turn. A small request beside four uploads
+#: waits for all of them twice.
+_TURN = 1
 #: Bytes; a shorter body is not worth the hand-over.
 WORTH = CHUNK
 
