@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
+from attrs import evolve
 
-from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
+from bench import kernel
+from bench.light import Client, Host, Order, Way
+from gateway.core.fasttls import ROOM
+from gateway.images.file_io import PIECE
+from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.peers import Script, Sections
 from tests.functional.processes import HOST, MIB
 from tests.functional.zero_host import SIZE as ZEROES
-from tests.functional.zero_host import SLOW
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -26,75 +27,63 @@ testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 class MemoryTests(GatewayCase):
     """Back-pressure holds: a slow side does not fill the gateway with the other side's bytes."""
 
-    GROWTH = 16 * MIB
-    host: ClassVar[Script]
+    SIZE, GROWTH = 4096 * MIB, 4 * MIB
+    #: Bytes a second of the slow side; the other goes as fast as it may.
+    RATE = 300.0 * MIB
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.host = Script(cls.home, "zero_host")
-        cls.addClassCleanup(cls.host.kill)
-        cls.host.start()
+    def way(self, url: str) -> Way:
+        return Way(self.gateway.port, f"/images/{self.ticket(url)}")
 
-    def image(self, path: str) -> str:
-        return self.ticket(f"http://{HOST}:{self.host.port}/images/{path}", size=ZEROES)
+    def remote(self, *, rate: float = 0.0) -> Way:
+        """An image on a host of its own, over TLS."""
+        directory = self.home / uuid4().hex
+        directory.mkdir()
+        host = Host(directory, self.gateway.certificate, self.gateway.key, rate)
+        self.addCleanup(host.kill)
+        host.start()
+        return self.way(f"https://localhost:{host.tls}/images/x")
 
-    @contextmanager
-    def growth(self, what: str) -> Iterator[None]:
-        """Watch the gateway's memory meanwhile, from after a first transfer of some mebibytes."""
-        headers = {"range": f"bytes=0-{16 * MIB - 1}"}
-        self.gateway.ask("GET", f"/images/{self.image('warm')}", headers=headers)
-        self.gateway.ask("PUT", f"/images/{self.image('warm')}", bytes(16 * MIB))
-        before = most = self.gateway.rss()
-        done = threading.Event()
+    def stored(self) -> Way:
+        """A file of 1 GiB."""
+        path = self.home / "images" / "image.raw"
+        path.touch()
+        way = self.way(path.as_uri())
+        Client(self.gateway.ca).run(Order("put", way, 256 * MIB, count=4))
+        self.addCleanup(path.unlink)
+        return way
 
-        def watch() -> None:
-            nonlocal most
-            while not done.wait(0.02):
-                most = max(most, self.gateway.rss())
+    def check(self, order: Order, held: int = 0) -> None:
+        """The gateway's memory does not grow, after a first transfer of some mebibytes.
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-        seconds = time.monotonic() - begin
+        :param held: bytes that every transfer holds while it lasts, by design.
+        """
+        client, pid = Client(self.gateway.ca), self.gateway.pid
+        client.run(evolve(order, size=64 * MIB, count=1))
+        kernel.forget_peak(pid)
+        before = kernel.memory(pid)
+        took = client.run(order).seconds
+        growth = kernel.memory(pid, "VmHWM") - before
         print(  # noqa: T201
-            f"{what}: RSS {before / MIB:.1f} MiB, grew by {(most - before) / MIB:.1f} MiB, {seconds:.1f} s"
+            f"{self.id()}: RSS {before / MIB:.1f} MiB, grew by {growth / MIB:.1f} MiB, {took:.1f} s"
         )
-        self.assertLess(most - before, self.GROWTH)
+        self.assertLess(growth, self.GROWTH + held)
 
     def test_slow_reader(self) -> None:
-        """4 GiB from a fast host to a client that begins slowly."""
-        connection = self.begin(f"GET /images/{self.image('fast')}")
-        with self.growth("slow reader"):
-            connection.sendall(b"\r\n")
-            _, rest = read_head(connection)
-            left = ZEROES - len(rest)
-            pieces, size, pause = SLOW
-            for _ in range(pieces):
-                left -= len(connection.recv(size))
-                time.sleep(pause)
-            buffer = bytearray(MIB)
-            while left:
-                count = connection.recv_into(buffer)
-                self.assertNotEqual(count, 0, f"cut with {left} bytes to go")
-                left -= count
+        """4 GiB from a fast host to a slow client."""
+        self.check(Order("get", self.remote(), self.SIZE, rate=self.RATE))
 
     def test_slow_host(self) -> None:
-        """4 GiB from a fast client to a host that begins slowly."""
-        connection = self.begin(f"PUT /images/{self.image('slow/x')}")
-        connection.settimeout(60)
-        with self.growth("slow host"):
-            connection.sendall(b"content-length: %d\r\n\r\n" % ZEROES)
-            piece = bytes(MIB)
-            for _ in range(ZEROES // MIB):
-                connection.sendall(piece)
-            head, _ = read_head(connection)
-        self.assertTrue(head.startswith(b"HTTP/1.1 200"), head)
+        """4 GiB from a fast client to a slow host."""
+        self.check(Order("put", self.remote(rate=self.RATE), self.SIZE))
+
+    def test_slow_reader_of_file(self) -> None:
+        """4 GiB from a file to a slow client."""
+        self.check(Order("get", self.stored(), self.SIZE // 16, count=16, rate=self.RATE))
+
+    def test_file_written(self) -> None:
+        """4 GiB from a fast client into a file, where the disk is the slow side."""
+        buffers = 2 * (PIECE + ROOM)
+        self.check(Order("put", self.stored(), self.SIZE // 16, count=16), held=buffers)
 
 
 class LoadTests(GatewayCase):

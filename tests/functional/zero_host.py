@@ -1,7 +1,6 @@
 """An image host that costs nothing: every image is 4 GiB of zeroes, and uploads go nowhere.
 
-Run as a script; it prints its port and speaks plain HTTP on loopback. ``/images/slow/…`` reads the first
-mebibytes of an upload slowly, as a host with a busy disk does. Standard library only.
+Run as a script; it prints its port and speaks plain HTTP on loopback. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SIZE = 4 << 30
-#: How a slow side begins: so many pieces, each of so many bytes, and seconds between them.
-SLOW = (64, 65536, 0.05)
 _PIECE = 1 << 20
 
 
@@ -53,10 +49,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         left = int(self.headers["content-length"])
-        pieces, size, pause = SLOW if "/slow/" in self.path else (0, 0, 0.0)
-        for _ in range(pieces):
-            left -= len(self.rfile.read(min(size, left)))
-            time.sleep(pause)
         buffer = memoryview(bytearray(_PIECE))
         while left:
             count = self.rfile.readinto(buffer[: min(left, _PIECE)])
