@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # trial and pytest both treat warnings as errors; the one that is filtered is Twisted's own.
-WARNINGS := -W error -W "ignore:Passing pyOpenSSL:DeprecationWarning"
+WARNINGS := PYTHONWARNINGS="error,ignore:Passing pyOpenSSL:DeprecationWarning"
 # What moves bytes with real peers is proven on the public path of Twisted and pyOpenSSL too.
 BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py)
 PREFIX ?= /usr/local
@@ -52,9 +52,9 @@ types: $(VENV)/.made-test
 
 test: $(VENV)/.made-test
 	rm -f .coverage .coverage.*
-	$(BIN)/python $(WARNINGS) -m coverage run -m twisted.trial --temp-directory=var/trial tests
+	$(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
 	$(BIN)/python -m coverage run -m pytest
-	GATEWAY_FAST=off $(BIN)/python -m coverage run -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
+	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -178,7 +178,10 @@ class FastTLS(TLSMemoryBIOProtocol):
         # Reading from where the bytes are saves a copy of them.
         self._read_from(_lib.BIO_new_mem_buf(_wire_c, got))
         try:
-            size, error = self._decrypt(_ffi.from_buffer("char[]", room), min(limit, ROOM))
+            # An error holds frames, and those hold what they borrowed. Python crashes when it collects a
+            # memoryview that is still lent to somebody.
+            with _ffi.from_buffer("char[]", room) as borrowed:
+                size, error = self._decrypt(borrowed, min(limit, ROOM))
         finally:
             # The next to receive writes over those bytes.
             own = _lib.BIO_new(_lib.BIO_s_mem())

@@ -6,7 +6,8 @@ sends it from there. Everything else stays with the transports and protocols: th
 reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
-A chunk is read only when the last one is sent, and at most two chunks in one turn of the reactor.
+A chunk is read only when the last one is sent, and one of each body in a turn of the reactor: a small
+request beside large uploads waits for all of theirs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from gateway.core import fasttls
 from gateway.core.fasttls import CHUNK, ROOM, FastTLS
 
-#: Chunks that one connection may move before others have their turn.
-_TURN = 2
 #: Bytes; a shorter body is not worth the hand-over.
 WORTH = CHUNK
 
@@ -37,14 +36,12 @@ class Tap:
     :ivar left: how many bytes have not arrived yet.
     :ivar took: to be told how many were taken.
     :ivar flowing: whether more is wanted now.
-    :ivar chunks: to be taken in one turn, at most.
     """
 
     wire: Any
     left: Callable[[], int]
     took: Callable[[int], None]
     flowing: Callable[[], bool]
-    chunks: int = _TURN
 
 
 class Vessel(Protocol):
@@ -57,7 +54,7 @@ class Vessel(Protocol):
         """Take the first *size* bytes of the room; pause the producer when that was enough for now."""
 
     def took(self, size: int) -> None:
-        """Account for *size* bytes, once a turn."""
+        """Account for *size* bytes."""
 
 
 def able(wire: Any) -> bool:
@@ -100,7 +97,7 @@ class Pump:
 
     :param tap: where it comes from; the transport must deliver nothing else before it.
     :param vessel: where it goes.
-    :param moved: told once a turn how many bytes were moved.
+    :param moved: told how many bytes were moved.
     """
 
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
@@ -123,30 +120,23 @@ class Pump:
 
     def _turn(self) -> BaseException | None:
         """One turn of reading, as the reactor asks a transport for it."""
-        total, chunks, flowing = 0, self._tap.chunks, self._tap.flowing
         # Asked anew: the protocol may have had some since.
         left = self._tap.left() - 1
+        size: int | None = None
         ended: BaseException | None = None
-        while total < left and chunks and self._open and flowing():
-            chunks -= 1
+        if left > 0 and self._tap.flowing():
             try:
-                size = self._receive(left - total)
+                size = self._receive(left)
             except OSError:
                 ended = CONNECTION_LOST
-                break
             except EOFError:
                 ended = CONNECTION_DONE
-                break
-            if size is None:
-                break
-            if size:
-                self._vessel.filled(size)
-                total += size
-        if total:
-            self._moved(total)
-            self._vessel.took(total)
-            self._tap.took(total)
-        if total >= left:
+        if size:
+            self._vessel.filled(size)
+            self._moved(size)
+            self._vessel.took(size)
+            self._tap.took(size)
+        if (size or 0) >= left:
             self.close()
         if self._tls is not None:
             self._tls.settle()

@@ -221,7 +221,7 @@ class _Counted:
             self._note(size)
             took(size)
 
-        return evolve(tap, took=noted, chunks=tap.chunks if self._bucket is None else 1)
+        return evolve(tap, took=noted)
 
     def _note(self, size: int) -> None:
         self._count(size)
