@@ -77,7 +77,7 @@ class HttpChannel(Protocol):
         if self._successor is not None:
             del self.dataReceived
             self._successor.connectionLost(reason)
-        self._deadline.clear()
+        self._deadline.close()
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -113,7 +113,7 @@ class HttpChannel(Protocol):
 
     def upgrade(self, exchange: Exchange, successor: IProtocol) -> None:
         """Give the bytes of the connection to *successor*; its life stays our business."""
-        self._deadline.clear()
+        self._deadline.close()
         self._observe(exchange)
         self._successor = successor
         early, self._pipelined = self._pipelined, b""

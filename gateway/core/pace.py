@@ -42,12 +42,14 @@ class Deadline:
 
     def __init__(self, clock: IReactorTime, late: Callable[[], None]) -> None:
         self._clock = clock
-        self._late = late
+        self._late: Callable[[], None] | None = late
         self._moment = 0.0
         self._timer: IDelayedCall | None = None
 
     def set(self, seconds: float) -> None:
         """Let it be *seconds* from now."""
+        if self._late is None:
+            return
         self._moment = self._clock.seconds() + seconds
         if self._timer is not None and self._timer.active():
             if self._timer.getTime() <= self._moment:
@@ -55,18 +57,18 @@ class Deadline:
             self._timer.cancel()
         self._timer = self._clock.callLater(seconds, self._fire)
 
-    def clear(self) -> None:
-        """Let there be none."""
+    def close(self) -> None:
+        """Let there be none ever again; who would have been called is forgotten, and freed at once."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
+        self._timer = self._late = None
 
     def _fire(self) -> None:
         self._timer = None
         left = self._moment - self._clock.seconds()
         if left > 0.001:
             self.set(left)
-        else:
+        elif self._late is not None:
             self._late()
 
 

@@ -19,7 +19,10 @@ from zope.interface import implementer
 
 from gateway.consoles.websocket import ConsoleSocket, Ending, FastSocket, SocketFactory, SocketLimits
 from gateway.core import fasttls
+from gateway.core.config_model import Limits
+from gateway.core.connection_limits import ConnectionLimits
 from gateway.core.exchange import Exchange
+from gateway.core.metrics import Metrics
 from gateway.core.tls import tls_factory
 from gateway.core.web import GatewaySite
 from gateway.wire.websocket_frames import BINARY, CLOSE, PING, PONG
@@ -106,6 +109,8 @@ class PlainTests(ReactorTestCase):
         if self.transport is not None:
             factory = tls_factory(Serve(), self.site, self.reactor)
             factory.protocol = self.transport
+        self.count = ConnectionLimits(self.reactor, Limits(exempt=()), Metrics(0.0), self.note)
+        factory = self.count.wrap(factory, "consoles")
         port: Any = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.port: int = port.getHost().port
@@ -121,6 +126,10 @@ class PlainTests(ReactorTestCase):
         self.accepted.callback(self.socket)
         self.ended.callback(await self.socket.closed)
 
+    def note(self, event: str, /, **fields: object) -> None:
+        """The audit trail; nothing is refused here."""
+        self.fail(event)
+
     def endpoint(self) -> Any:
         endpoint: Any = HostnameEndpoint(self.reactor, "127.0.0.1", self.port)
         return endpoint if self.transport is None else wrapClientTLS(CertificateOptions(), endpoint)
@@ -128,7 +137,9 @@ class PlainTests(ReactorTestCase):
     async def browse(self) -> Browser:
         browser: Browser = await connectProtocol(self.endpoint(), Browser())
         self.addCleanup(self.leave, browser)
-        return await browser.opened
+        await browser.opened
+        self.assertGreater(self.count.fraction, 0)
+        return browser
 
     async def leave(self, browser: Browser) -> None:
         """Both sides gone; nothing is left of them."""
@@ -136,7 +147,7 @@ class PlainTests(ReactorTestCase):
             browser.transport.abortConnection()
             await browser.lost
         await self.ended
-        await self.until(lambda: not self.site._channels)
+        await self.until(lambda: not self.site._channels and not self.count.fraction)
 
     def wait(self, seconds: float) -> Deferred[None]:
         return deferLater(self.reactor, seconds, lambda: None)

@@ -174,7 +174,7 @@ class Requests(OverloadCase):
         channel = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
         wire = StringTransport()
         channel.makeConnection(wire)
-        self.addCleanup(channel._deadline.clear)
+        self.addCleanup(channel._deadline.close)
         return channel, wire
 
     def ask(
@@ -194,7 +194,7 @@ class Requests(OverloadCase):
 
     def tearDown(self) -> None:
         for channel in list(self.site._channels):
-            channel._deadline.clear()
+            channel._deadline.close()
         super().tearDown()
 
     def test_normal(self) -> None:

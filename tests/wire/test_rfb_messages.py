@@ -81,7 +81,7 @@ class PassTests(SynchronousTestCase):
     """Whoever may do everything."""
 
     @given(MESSAGES, SIZES)
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_unchanged(self, messages: list[tuple[str, bytes]], sizes: list[int]) -> None:
         """All is passed on as it is, and whether somebody is there is seen."""
         data = b"".join(it for _, it in messages)
@@ -133,7 +133,7 @@ class ViewOnlyTests(SynchronousTestCase):
     """Whoever may only look."""
 
     @given(MESSAGES, SIZES)
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_no_input(self, messages: list[tuple[str, bytes]], sizes: list[int]) -> None:
         """Nothing that changes the guest is passed on, and everything else is."""
         out, active = feed(ClientFilter(view_only=True), b"".join(it for _, it in messages), sizes)
@@ -153,7 +153,7 @@ class SharedTests(SynchronousTestCase):
     """Viewers who share one server."""
 
     @given(MESSAGES, SIZES, st.booleans())
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def test_local(self, messages: list[tuple[str, bytes]], sizes: list[int], view_only: bool) -> None:
         """What is about one's own picture stays here, whole; the rest is passed on in whole messages."""
         local: list[bytes] = []

@@ -34,6 +34,7 @@ KEY = b"\x37\xfa\x21\x3d"
 #: Takes everything, and tells messages apart.
 EVERYTHING = FrameLimits(text=True, boundaries=True)
 STREAM = FrameLimits()
+BOUNDLESS = FrameLimits(1 << 63, 1 << 63, text=True, boundaries=True)
 FIN, MASKED = 0x80, 0x80
 SIZES = (0, 1, 3, 125, 126, 1000, 65_535, 65_536)
 
@@ -231,8 +232,10 @@ class RefusedTests(SynchronousTestCase):
 
     def test_length(self) -> None:
         """A length has one form."""
-        for size in (0, 125):
-            self.refused(PROTOCOL_ERROR, bytes((FIN | BINARY, 254)) + size.to_bytes(2, "big") + KEY)
+        for size in (0, 1, 125):
+            long = bytes((FIN | BINARY, 254)) + size.to_bytes(2, "big") + KEY
+            self.refused(PROTOCOL_ERROR, long)
+            self.refused(PROTOCOL_ERROR, long + b"x" * size)
         for size in (0, 65_535, 1 << 63, (1 << 64) - 1):
             self.refused(PROTOCOL_ERROR, bytes((FIN | BINARY, 255)) + size.to_bytes(8, "big") + KEY)
 
@@ -317,7 +320,7 @@ def oracle(data: bytes) -> tuple[list[Any], int | None]:
 
 def ours(*pieces: bytes) -> tuple[list[Any], int | None]:
     """The same of our reader."""
-    collected, error = collect(EVERYTHING, *pieces)
+    collected, error = collect(BOUNDLESS, *pieces)
     events: list[Any] = []
     payload = b""
     for event in collected:
