@@ -6,8 +6,8 @@ sends it from there. Everything else stays with the transports and protocols: th
 reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
-A chunk is read only when the last one is sent, and one of each body in a turn of the reactor: a small
-request beside large uploads waits for all of theirs.
+A chunk is read only when the last one is sent, and all bodies together take :data:`TURN` of them in a turn
+of the reactor: a small request beside large uploads waits for all of theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from gateway.core import fasttls
 from gateway.core.fasttls import CHUNK, ROOM, FastTLS
 
+#: Chunks of all bodies in one turn of the reactor; each of them has one at least.
+TURN = 4
 #: Bytes; a shorter body is not worth the hand-over.
 WORTH = CHUNK
 
@@ -36,12 +38,14 @@ class Tap:
     :ivar left: how many bytes have not arrived yet.
     :ivar took: to be told how many were taken.
     :ivar flowing: whether more is wanted now.
+    :ivar chunks: to be taken in one turn; 0 for a fair share.
     """
 
     wire: Any
     left: Callable[[], int]
     took: Callable[[int], None]
     flowing: Callable[[], bool]
+    chunks: int = 0
 
 
 class Vessel(Protocol):
@@ -54,7 +58,7 @@ class Vessel(Protocol):
         """Take the first *size* bytes of the room; pause the producer when that was enough for now."""
 
     def took(self, size: int) -> None:
-        """Account for *size* bytes."""
+        """Account for *size* bytes, once a turn."""
 
 
 def able(wire: Any) -> bool:
@@ -97,10 +101,15 @@ class Pump:
 
     :param tap: where it comes from; the transport must deliver nothing else before it.
     :param vessel: where it goes.
-    :param moved: told how many bytes were moved.
+    :param moved: told once a turn how many bytes were moved.
+    :cvar working: how many there are.
     """
 
+    working = 0
+
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
+        Pump.working += 1
+        self._closed = False
         self._tap = tap
         self._vessel = vessel
         self._moved = moved
@@ -115,28 +124,38 @@ class Pump:
 
     def close(self) -> None:
         """Let the transport read for itself again."""
+        if not self._closed:
+            self._closed = True
+            Pump.working -= 1
         if self._open:
             del self._lowest.doRead
 
     def _turn(self) -> BaseException | None:
         """One turn of reading, as the reactor asks a transport for it."""
         # Asked anew: the protocol may have had some since.
-        left = self._tap.left() - 1
-        size: int | None = None
+        left, total = self._tap.left() - 1, 0
         ended: BaseException | None = None
-        if left > 0 and self._tap.flowing():
+        for _ in range(self._tap.chunks or TURN // Pump.working or 1):
+            if total >= left or not self._open or not self._tap.flowing():
+                break
             try:
-                size = self._receive(left)
+                size = self._receive(left - total)
             except OSError:
                 ended = CONNECTION_LOST
+                break
             except EOFError:
                 ended = CONNECTION_DONE
-        if size:
-            self._vessel.filled(size)
-            self._moved(size)
-            self._vessel.took(size)
-            self._tap.took(size)
-        if (size or 0) >= left:
+                break
+            if size is None:
+                break
+            if size:
+                self._vessel.filled(size)
+                total += size
+        if total:
+            self._moved(total)
+            self._vessel.took(total)
+            self._tap.took(total)
+        if total >= left:
             self.close()
         if self._tls is not None:
             self._tls.settle()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
@@ -198,7 +199,8 @@ async def body(
         if pump is None and ends is not None:
             tap = ends[0].tap()
             if tap is not None and tap.left() >= WORTH and (vessel := ends[1].vessel()) is not None:
-                pump = Pump(tap, vessel, bypassed)
+                # With a rate, no more is taken at once than the ordinary way takes.
+                pump = Pump(tap if bucket is None else evolve(tap, chunks=1), vessel, bypassed)
 
     ends: tuple[Any, Any] | None = None
     if hasattr(source, "tap") and hasattr(sink, "vessel"):

@@ -221,7 +221,7 @@ class _Counted:
             self._note(size)
             took(size)
 
-        return evolve(tap, took=noted)
+        return evolve(tap, took=noted, chunks=0 if self._bucket is None else 1)
 
     def _note(self, size: int) -> None:
         self._count(size)

@@ -348,7 +348,7 @@ class TlsTlsTests(BodyCase):
         size=st.integers(WORTH - 5, 700_000),
         pieces=st.lists(st.integers(1, 70_000), min_size=1, max_size=4),
         pauses=st.lists(st.booleans(), max_size=8),
-        cancelled=st.none() | st.integers(0, 700_000),
+        cancelled=st.none() | st.integers(1, 700_000),
     )
     @settings(
         max_examples=8,
@@ -792,26 +792,48 @@ class TurnTests(SynchronousTestCase):
         self.addCleanup(lambda: wire.connectionLost(Failure(ConnectionDone())))
         return wire, there
 
-    def pump(self, wire: Any) -> Pump:
-        tap = Tap(wire, lambda: self.left, self.took, lambda: self.wanted)
-        return Pump(tap, self.vessel, self.moved.append)
+    def pump(self, wire: Any, **fields: Any) -> Pump:
+        tap = Tap(wire, lambda: self.left, self.took, lambda: self.wanted, **fields)
+        pump = Pump(tap, self.vessel, self.moved.append)
+        self.addCleanup(pump.close)
+        return pump
 
     def test_others_too(self) -> None:
-        """At most a quarter of a MiB goes by in one turn, then others have theirs; all is counted at once."""
+        """At most one MiB goes by in one turn, then others have theirs; all is counted at once."""
         wire = self.endless()
         self.pump(wire)
         wire.doRead()
-        most = 256 * 1024
+        most = 1024 * 1024
         self.assertEqual((self.moved, self.vessel.total, self.left), ([most], most, 10_000_000 - most))
         self.assertEqual(sum(self.vessel.chunks), most)
+
+    def test_one_by_one(self) -> None:
+        """One chunk only, where that was asked for."""
+        wire = self.endless()
+        self.pump(wire, chunks=1)
+        wire.doRead()
+        self.assertEqual(wire.socket.reads, 1)
+
+    def test_shares(self) -> None:
+        """Several bodies share what may go by in a turn, and each has a chunk at least."""
+        wires = [self.endless() for _ in range(6)]
+        pumps = []
+        for count, wire in enumerate(wires, 1):
+            pumps.append(self.pump(wire))
+            wire.doRead()
+            self.assertEqual(wire.socket.reads, max(1, 4 // count))
+        for pump in pumps[:5]:
+            pump.close()
+            pump.close()
+        wires[5].doRead()
+        self.assertEqual(wires[5].socket.reads, 1 + 4)
 
     def test_last_byte(self) -> None:
         """The last byte is not taken, and the transport reads for itself then, whatever went by meanwhile."""
         wire = self.endless()
         self.left = 700_000
-        self.pump(wire)
-        for _ in range(2):
-            wire.doRead()
+        self.pump(wire, chunks=2)
+        wire.doRead()
         self.left -= 10
         wire.doRead()
         self.assertEqual(self.left, 1)
