@@ -348,7 +348,7 @@ class TlsTlsTests(BodyCase):
         size=st.integers(WORTH - 5, 700_000),
         pieces=st.lists(st.integers(1, 70_000), min_size=1, max_size=4),
         pauses=st.lists(st.booleans(), max_size=8),
-        cancelled=st.none() | st.integers(0, 700_000),
+        cancelled=st.none() | st.integers(1, 700_000),
     )
     @settings(
         max_examples=8,
