@@ -19,8 +19,8 @@ from gateway.core.ticket_state import State
 from gateway.wire.byte_range import RangeSet
 from gateway.wire.ticket_json import Grant, Kind
 
-#: An operation, and the stronger one that implies it.
-_IMPLIED_BY = {"read": "write", "view": "control"}
+#: An operation, and the stronger ones that imply it.
+_IMPLIED_BY = {"read": {"write"}, "view": {"control", "takeover"}, "control": {"takeover"}}
 
 
 class AtExpiry(StrEnum):
@@ -137,8 +137,10 @@ class Ticket:
         return self.trusted and self.kind in REVIVABLE
 
     def may(self, op: str) -> bool:
-        """Tell whether *op* is granted; ``write`` implies ``read``, ``control`` implies ``view``."""
-        return op in self.grant.ops or _IMPLIED_BY.get(op) in self.grant.ops
+        """Tell whether *op* is granted; ``write`` implies ``read``, ``takeover`` implies
+        ``control`` implies ``view``.
+        """
+        return op in self.grant.ops or not _IMPLIED_BY.get(op, frozenset()).isdisjoint(self.grant.ops)
 
     def admits(self, peer: str | None) -> bool:
         """Tell whether a client at address *peer* may use it; None is a client without an address."""

@@ -43,7 +43,13 @@ __all__ = [
 ]
 
 #: Live sessions under one ticket, by kind; None is any number.
-SESSIONS: dict[Kind, int | None] = {**dict.fromkeys(Kind, 8), Kind.TUNNEL: 32, Kind.RPC: 16}
+SESSIONS: dict[Kind, int | None] = {
+    **dict.fromkeys(Kind, 8),
+    # A class that looks at one console.
+    Kind.CONSOLE: 64,
+    Kind.TUNNEL: 32,
+    Kind.RPC: 16,
+}
 #: Stands for what a tombstone without a ticket would have granted.
 _NOTHING = Grant(Kind.IMAGE, "")
 

@@ -83,13 +83,23 @@ class Add(Command):
             "size", "s", None, "bytes of the image: 10G, 512M [default: of the file, if seen]", parse_bytes
         ),
         param("timeout", "t", None, "how long it is good for: 90s, 15m, 1h [default: 5m]", whole_seconds),
-        param("ops", "o", None, "what it grants, with commas: read,write or view,control or connect", words),
+        param(
+            "ops",
+            "o",
+            None,
+            "what it grants, with commas: read,write or view,control,takeover or connect",
+            words,
+        ),
         param("uses", "n", None, "sessions it may open in all [default: any number]", parse_count),
         param("peer", "p", None, "address or network the client must come from"),
         param("principal", "P", None, "who it is given to, for the audit trail"),
         param("filename", "f", None, "name that a download is offered under"),
     ]
-    optFlags: ClassVar[list[Row]] = [["sparse", None, "zeroed parts of the image need no space"]]
+    optFlags: ClassVar[list[Row]] = [
+        ["sparse", None, "zeroed parts of the image need no space"],
+        ["shared", None, "all who look at this VNC console share one connection to it"],
+        ["record", None, "keep what this VNC or serial console shows"],
+    ]
 
     def parseArgs(self, file: str = "") -> None:
         self.file = file
@@ -100,8 +110,7 @@ class Add(Command):
         ticket = self._read(shell) if self.file else {}
         given = {name: self[name] for name, *_ in Add.optParameters if name != "id"}
         ticket |= {name: value for name, value in given.items() if value is not None}
-        if self["sparse"]:
-            ticket["sparse"] = True
+        ticket |= {name: True for name, *_ in Add.optFlags if self[name]}
         ticket["uuid"] = self["id"] or ticket.get("uuid") or new_id()
         kind = str(ticket.get("kind", Kind.IMAGE))
         ticket.setdefault("ops", words(_OPS.get(kind, "")))

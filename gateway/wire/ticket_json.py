@@ -44,6 +44,9 @@ _CONSOLE_SCHEMES = frozenset(
     {"tcp", "tls", "unix"}
     | {base + way for base in ("vnc", "spice", "serial") for way in ("", "+tls", "+unix")}
 )
+#: What several can share, and what can be recorded.
+_SHARED_SCHEMES = frozenset({"vnc", "vnc+tls", "vnc+unix"})
+_RECORDED_SCHEMES = _SHARED_SCHEMES | {"serial", "serial+tls", "serial+unix"}
 _SCHEMES = {
     Kind.IMAGE: _IMAGE_SCHEMES,
     Kind.CONSOLE: _CONSOLE_SCHEMES,
@@ -70,7 +73,8 @@ class Grant:
     """What the engine grants, checked; see the design's table of ticket fields.
 
     :ivar url: where the bytes are, the first of *urls*; empty for a ticket without.
-    :ivar ops: words such as ``read``, ``write``, ``view``, ``control``, in the given order.
+    :ivar ops: words such as ``read``, ``write``, ``view``, ``control``, ``takeover``, in the given
+        order.
     :ivar timeout: seconds until it expires, and what a finished operation adds again.
     :ivar size: bytes; an upper bound for every range of an image.
     :ivar inactivity_timeout: seconds a connection may be idle.
@@ -78,6 +82,8 @@ class Grant:
     :ivar uses: sessions it may open in all, None for any number.
     :ivar peer: network the client must come from.
     :ivar secret: what the gateway shows to the target on the user's behalf; never given out.
+    :ivar shared: all who look at the same VNC console do so through one connection.
+    :ivar record: what the console shows is kept.
     """
 
     kind: Kind
@@ -98,6 +104,8 @@ class Grant:
     secret: str | None = field(repr=False, default=None)
     targets: tuple[str, ...] = ()
     rights: Rights | None = None
+    shared: bool = False
+    record: bool = False
 
 
 def parse_ticket(body: bytes) -> Grant:
@@ -146,6 +154,8 @@ def grant_from(members: Mapping[str, object]) -> Grant:
         secret=read.text("secret", "") if "secret" in members else None,
         targets=read.texts("targets", ()),
         rights=read.rights("rights"),
+        shared=read.console_flag("shared", urls, _SHARED_SCHEMES),
+        record=read.console_flag("record", urls, _RECORDED_SCHEMES),
     )
 
 
@@ -204,6 +214,14 @@ class _Reader:
         value = self._get(name, False)
         if not isinstance(value, bool):
             raise _invalid(name, "a boolean is expected")
+        return value
+
+    def console_flag(self, name: str, urls: tuple[str, ...], schemes: frozenset[str]) -> bool:
+        """What is only for consoles, all of them of *schemes*: it is refused where it would mean nothing."""
+        value = self.flag(name)
+        fits = self.kind() is Kind.CONSOLE and all(url.partition(":")[0] in schemes for url in urls)
+        if value and not fits:
+            raise _invalid(name, f"only consoles of these can be: {', '.join(sorted(schemes))}")
         return value
 
     def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:

@@ -480,7 +480,7 @@ class TicketTests(Stage):
     def test_sessions_per_ticket(self) -> None:
         """W6: a ticket has only so many consoles at a time."""
         self.put()
-        opened = [self.open() for _ in range(8)]
+        opened = [self.open() for _ in range(64)]
         error = self.fails(
             errors.Unavailable, self.access.open(self.admit(), target="t", ended=self.ended.append)
         )

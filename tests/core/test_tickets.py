@@ -121,12 +121,18 @@ class RegistryContract:
     # Authorizing
 
     def test_operations(self) -> None:
-        """Only what was granted may be done; writing implies reading, controlling implies viewing."""
+        """Only what was granted may be done; writing implies reading, controlling implies viewing, and
+        taking over both.
+        """
         self.add(evolve(IMAGE, ops=("write",)))
         self.add(evolve(CONSOLE, uuid="c"))
         self.add(evolve(IMAGE, uuid="r", ops=("read",)))
         self.assertEqual(self.why_not(IMAGE, "read"), "")
         self.assertEqual(self.why_not(evolve(CONSOLE, uuid="c"), "view"), "")
+        self.assertEqual(self.why_not(evolve(CONSOLE, uuid="c"), "takeover"), "forbidden")
+        self.add(evolve(CONSOLE, uuid="t", ops=("takeover",)))
+        for op in ("takeover", "control", "view"):
+            self.assertEqual(self.why_not(evolve(CONSOLE, uuid="t"), op), "")
         self.assertEqual(
             self.refused(self.registry.authorize("r", "write", kind=Kind.IMAGE, peer=None), errors.Forbidden),
             "forbidden",

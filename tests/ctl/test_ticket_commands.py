@@ -27,8 +27,9 @@ class Add(ControlTestCase):
         """A ticket made of options has what they say, an unguessable id, and defaults by kind."""
         self.fake.before = lambda asked: self.fake.reply(f"PUT {asked.path}", Reply())
         ran = await self.run_it(
-            "ticket", "add", "--kind", "console", "--url=vnc://h:5900", "--uses", "1", "--timeout", "15m"
-        )
+            "ticket", "add", "--kind", "console", "--url=vnc://h:5900", "--uses", "1", "--timeout", "15m",
+            "--shared", "--record"
+        )  # fmt: skip
         self.assertEqual((ran.code, ran.err), (0, ""))
         uuid = ran.out.strip()
         self.assertTrue(
@@ -45,6 +46,8 @@ class Add(ControlTestCase):
                 "uses": 1,
                 "timeout": 900,
                 "ops": ["view", "control"],
+                "shared": True,
+                "record": True,
             },
         )
 

@@ -112,6 +112,25 @@ class TicketTests(SynchronousTestCase):
         self.assertEqual((grant.principal, grant.secret, grant.targets), ("alice", "sekret12", ("lab",)))
         self.assertEqual(grant.rights, Rights(("domain:start",), ("web*",)))
 
+    def test_shared_and_record(self) -> None:
+        """Consoles can be shared and recorded where somebody can do it; else it is refused, not ignored."""
+        grant = parse_ticket(ticket(CONSOLE))
+        self.assertEqual((grant.shared, grant.record), (False, False))
+        grant = parse_ticket(ticket(CONSOLE, shared=True, record=True))
+        self.assertEqual((grant.shared, grant.record), (True, True))
+        self.assertTrue(parse_ticket(ticket(CONSOLE, url="serial://127.0.0.1:1", record=True)).record)
+        both = {"urls": ["vnc://127.0.0.1:5971", "spice://127.0.0.1:1"]}
+        for name, body in (
+            ("shared", ticket(shared=True)),
+            ("record", ticket(record=True)),
+            ("shared", ticket(CONSOLE, url="serial://127.0.0.1:1", shared=True)),
+            ("record", ticket(CONSOLE, url="spice://127.0.0.1:1", record=True)),
+            ("shared", ticket(CONSOLE, **both, shared=True)),
+            ("record", ticket(CONSOLE, **both, record=True)),
+        ):
+            self.refuse(body, f"Invalid ticket: Invalid value for '{name}': only consoles")
+        self.assertFalse(parse_ticket(ticket(shared=False, record=False)).shared)
+
     def test_size_and_url_only_where_needed(self) -> None:
         """Size is for images only; a url is not needed beside urls, nor for rpc."""
         self.assertEqual(parse_ticket(ticket(CONSOLE)).size, 0)
@@ -159,6 +178,8 @@ class TicketTests(SynchronousTestCase):
             "filename": (1, None),
             "sparse": (1, "yes", None),
             "dirty": (0, None),
+            "shared": (0, 1, "true", None, []),
+            "record": (0, 1, "true", None, []),
             "kind": ("disk", 1, "IMAGE"),
             "uses": (0, -1, True, 1.0, None),
             "peer": (1, "", "host.invalid", "192.0.2.1/24", "192.0.2.0/33", "0x7f.1", "fe80::1%eth0"),
@@ -222,7 +243,7 @@ class TicketTests(SynchronousTestCase):
 
     @settings(max_examples=300, deadline=None)
     @given(
-        st.sampled_from([*IMAGE, "kind", "urls", "uses", "peer", "rights", "targets", "secret", "sparse"]),
+        st.sampled_from([*IMAGE, "kind", "urls", "uses", "peer", "rights", "targets", "secret", "shared"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
             lambda inner: (
