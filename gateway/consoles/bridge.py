@@ -37,7 +37,7 @@ DONE, LEFT, LOST = "done", "left", "lost"
 _BY_ITSELF = {DONE, LEFT, LOST}
 _ENDED: dict[str, errors.GatewayError] = {
     "revoked": errors.NoTicket("Your access to this console was revoked"),
-    "expired": errors.NoTicket("Your access to this console has expired"),
+    "expired": errors.Unauthorized("Your access to this console has expired", reason="expired"),
     "killed": errors.Forbidden("An administrator has ended this console"),
     "idle": errors.RequestTimeout("Nothing happened on this console for too long"),
     "drained": errors.Unavailable("The gateway is being restarted"),

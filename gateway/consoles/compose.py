@@ -61,8 +61,11 @@ def adopt(service: ConsoleService | None, config: Config) -> None:
     consoles = service.consoles
     consoles.access.origins = origins(config)
     consoles.access.prefixes = section.paths
-    images = config.images
-    # Hypervisors know us by one certificate.
-    certificate, key = (None, None) if images is None else (images.upstream_certificate, images.upstream_key)
-    consoles.reach = Reach(consoles.reach.dialer, section.vnc_ca, section.spice_ca, certificate, key)
+    consoles.reach = Reach(
+        consoles.reach.dialer,
+        section.vnc_ca,
+        section.spice_ca,
+        section.client_certificate,
+        section.client_key,
+    )
     consoles.idle_timeout = section.idle_timeout

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.core.config_check import check
-from gateway.core.config_model import SECTIONS, UNAVAILABLE, Config, Section, Target
+from gateway.core.config_model import CLIENT_PAIRS, SECTIONS, UNAVAILABLE, Config, Section, Target
 from gateway.core.config_text import render, show
 from gateway.core.config_types import hide, is_local
 from gateway.errors import ConfigError
@@ -156,10 +156,10 @@ def _across(config: Config) -> Iterator[tuple[str, str, str]]:
     for key in ("certificate", "key"):
         if tls and getattr(config.tls, key) is None:
             yield "tls", key, f"is missing, for {', '.join(tls)} has tls = yes"
-    if config.images is not None and (config.images.upstream_key is None) != (
-        config.images.upstream_certificate is None
-    ):
-        yield "images", "upstream_key", "upstream_certificate and upstream_key go together"
+    for name, certificate, private in CLIENT_PAIRS:
+        section = getattr(config, name)
+        if (getattr(section, certificate, None) is None) != (getattr(section, private, None) is None):
+            yield name, private, f"{certificate} and {private} go together"
     if config.consoles is not None and config.consoles.recordings is not None:
         yield "consoles", "recordings", "recordings are not available in this version"
     if not config.registry.url.startswith("memory:"):

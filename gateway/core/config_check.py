@@ -10,7 +10,7 @@ from typing import get_args
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from gateway.core.config_model import Config
+from gateway.core.config_model import CLIENT_PAIRS, Config
 from gateway.core.config_types import Kind
 
 _LARGEST = 4 << 20
@@ -140,11 +140,9 @@ def check(config: Config, only: Container[str] | None = None) -> list[str]:
             problems.append(f"{config.file}: [{name}] {key}: {path}: {error.strerror}")
         except ValueError as error:
             problems.append(f"{config.file}: [{name}] {key}: {path}: {error}")
-    images = config.images
-    pairs = [("tls", "key", config.tls.certificate, config.tls.key)]
-    if images is not None:
-        pairs.append(("images", "upstream_key", images.upstream_certificate, images.upstream_key))
-    for name, key, certificate, private in pairs:
+    for name, public, key in (("tls", "certificate", "key"), *CLIENT_PAIRS):
+        section = getattr(config, name)
+        certificate, private = getattr(section, public, None), getattr(section, key, None)
         if certificate is None or private is None or (only is not None and name not in only):
             continue
         try:

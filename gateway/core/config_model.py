@@ -5,12 +5,11 @@ The description of a key is its help in ``conf/gateway.conf``. :mod:`gateway.cor
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.core.config_types import (
     Certificates,
@@ -21,6 +20,7 @@ from gateway.core.config_types import (
     Key,
     LibvirtUrl,
     MadeDirectory,
+    Networks,
     Rules,
     TextFile,
     Words,
@@ -129,15 +129,6 @@ class Policy(Section):
     )
 
 
-def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    for network in value:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError:
-            raise ValueError(f"networks such as 192.0.2.0/24, not {network!r}") from None
-    return value
-
-
 class Limits(Section):
     """What peers may cost."""
 
@@ -175,7 +166,7 @@ class Limits(Section):
         default=60.0, description="how long it waits the first time; then twice as long"
     )
     auth_penalty_maximum: Seconds = Field(default=900.0, description="how long it waits at most")
-    exempt: Annotated[Words, AfterValidator(_networks)] = Field(
+    exempt: Networks = Field(
         default=("127.0.0.0/8", "::1/128"),
         description="networks of proxies and local clients: their connections count in all only, "
         "and bad credentials do not count",
@@ -225,6 +216,10 @@ class Consoles(Service):
     origins: Words = Field(default=(), description="origins whose pages may connect, beside our own")
     vnc_ca: Certificates | None = Field(default=None, description="the authority of VNC servers, PEM")
     spice_ca: Certificates | None = Field(default=None, description="the authority of SPICE servers, PEM")
+    client_certificate: Certificates | None = Field(
+        default=None, description="our certificate towards both, PEM"
+    )
+    client_key: Key | None = Field(default=None, description="its private key, PEM")
     recordings: MadeDirectory | None = Field(
         default=None, description="where recordings go; without it there are none"
     )
@@ -415,5 +410,10 @@ SECTIONS: dict[str, type[Section]] = {
     "web": Web,
     "log": Log,
 }
+#: Section, certificate and key of what we show to those behind us: neither without the other.
+CLIENT_PAIRS = (
+    ("images", "upstream_certificate", "upstream_key"),
+    ("consoles", "client_certificate", "client_key"),
+)
 #: Sections that are understood and have no effect yet, ``target NAME`` among them.
 UNAVAILABLE = frozenset({"rpc", "libvirt", "target", "tunnel", "portal", "imagelist"})

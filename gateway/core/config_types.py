@@ -88,6 +88,18 @@ def _rules(value: tuple[str, ...]) -> tuple[str, ...]:
 Rules = Annotated[Words, AfterValidator(_rules)]
 
 
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"networks such as 192.0.2.0/24, not {network!r}") from None
+    return value
+
+
+Networks = Annotated[Words, AfterValidator(_networks)]
+
+
 def fields(endpoint: str) -> Iterator[tuple[str, str]]:
     """Name and value of each part of an endpoint string; the name of a positional one is empty."""
     name, part, text = "", "", iter(endpoint)

@@ -38,13 +38,15 @@ class AtExpiry(StrEnum):
 #: By kind: what happens at expiry, what activity renews, what comes back after expiry.
 AT_EXPIRY = {
     Kind.IMAGE: AtExpiry.FINISH,
-    Kind.CONSOLE: AtExpiry.RUN,
+    Kind.CONSOLE: AtExpiry.CUT,
     Kind.TUNNEL: AtExpiry.RUN,
     Kind.RPC: AtExpiry.CUT,
     Kind.PUBLISH: AtExpiry.FINISH,
 }
 REARMED = frozenset({Kind.IMAGE, Kind.TUNNEL})
 REVIVABLE = frozenset({Kind.IMAGE})
+#: What a signed proof gives its holder time to begin, and no time to end.
+BEGUN_IN_TIME = frozenset({Kind.CONSOLE})
 
 
 def hash_id(uuid: str) -> bytes:

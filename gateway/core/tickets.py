@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from gateway import errors
 from gateway.core.ticket import (
     AT_EXPIRY,
+    BEGUN_IN_TIME,
     REVIVABLE,
     AtExpiry,
     Hold,
@@ -303,6 +304,7 @@ class MemoryRegistry:
     ) -> Ticket:
         now = self._clock.seconds()
         deadline = now + grant.timeout
+        begun_in_time = grant.kind in BEGUN_IN_TIME and (proof_end is not None or not trusted)
         if proof_end is not None:
             # A proof says itself how long it is good; the engine may say less.
             deadline = min(deadline, proof_end) if trusted else proof_end
@@ -315,7 +317,7 @@ class MemoryRegistry:
             deadline=deadline,
             hard_end=deadline if proof_end is None and not trusted else proof_end,
             last_used=now,
-            at_expiry=self._at_expiry[grant.kind],
+            at_expiry=AtExpiry.RUN if begun_in_time else self._at_expiry[grant.kind],
             uses=grant.uses,
         )
 

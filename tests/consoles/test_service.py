@@ -262,6 +262,19 @@ class ServiceTests(ReactorTestCase):
         await self.until(lambda: page.lost)
         self.assertEqual(bytes(console.heard), b"")
 
+    async def test_expires(self) -> None:
+        """A renewal extends the console that runs; at the end of the ticket both sides are told, or cut."""
+        page, console = await self.open(timeout=1)
+        await self.registry.renew(ID, 2)
+        await deferLater(self.reactor, 1.5)
+        console.transport.write(b"still")
+        await self.until(lambda: page.said == b"still")
+        await self.until(lambda: page.closed and console.lost)
+        self.assertEqual(page.closed, (4401, "Your access to this console has expired"))
+        self.assertEqual(len(self.sessions), 0)
+        page.transport.write(close(4401))
+        await self.until(lambda: page.lost)
+
     async def test_nonsense(self) -> None:
         """What breaks the rules of a console ends both sides."""
         self.greeting = b"RFB 003.008\n"

@@ -87,6 +87,18 @@ class SpiceTests(Stage):
         self.link("late", 9, 77)
         self.assertIsInstance(self.fails(errors.NoTicket, self.asked("x", MAIN, 0)), errors.NoTicket)
 
+    def test_expires(self) -> None:
+        """A ticket that the engine installed ends all channels of its console when it expires."""
+        self.put(timeout=30)
+        self.main(request=f"/console/{ID}")
+        self.link("inputs", INPUTS, 77, request=f"/console/{ID}")
+        self.done(self.registry.renew(ID, 60))
+        self.clock.pump([1.0] * 59)
+        self.assertEqual(self.words, {"main": [], "inputs": []})
+        self.clock.advance(1)
+        self.assertEqual(self.words, {"main": ["expired"], "inputs": ["expired"]})
+        self.assertEqual((len(self.sessions), len(self.access._spice._by_key)), (0, 0))
+
     def test_main_leaves(self) -> None:
         """Without its main channel a console is over: all other channels end, nobody joins."""
         main = self.main()

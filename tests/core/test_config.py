@@ -359,6 +359,23 @@ class CheckTests(ConfigCase):
         (problem,) = check(self.load(EXAMPLE))
         self.assertIn("is not the key of", problem)
 
+    def test_client_pairs(self) -> None:
+        """What we show to hosts and hypervisors is a certificate and its own key, or nothing."""
+        for section, public, private in (
+            ("images", "upstream_certificate", "upstream_key"),
+            ("consoles", "client_certificate", "client_key"),
+        ):
+            one = f"[{section}]\n{public} = pki/gateway.pem\n"
+            self.drop_in("a.conf", one)
+            (problem,) = self.problems(EXAMPLE)
+            self.assertIn(f"[{section}] {private}: {public} and {private} go together", problem)
+            self.drop_in("a.conf", f"{one}{private} = pki/engine.key\n")
+            (problem,) = check(self.load(EXAMPLE))
+            self.assertIn(f"[{section}] {private}: ", problem)
+            self.assertIn("is not the key of", problem)
+            self.drop_in("a.conf", f"{one}{private} = pki/gateway.key\n")
+            self.assertEqual(check(self.load(EXAMPLE)), [])
+
     def test_nonsense(self) -> None:
         """Files that hold something else are a problem, and nothing of them is shown."""
         (self.base / "pki" / "gateway.key").write_text("sekret")

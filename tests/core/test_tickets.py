@@ -512,9 +512,9 @@ class RegistryContract:
 
     def test_revoke_after_expiry(self) -> None:
         """A session that outlived its ticket is still ended by a revoke."""
-        for grant in (IMAGE, TUNNEL, CONSOLE):
+        for grant, proof in ((IMAGE, {}), (TUNNEL, {}), (CONSOLE, {"proof_end": 1e4})):
             told: list[str] = []
-            self.add(grant)
+            self.add(grant, **proof)
             self.hold(grant, told)
             self.clock.pump([grant.timeout, 100])
             self.assertEqual((self.state(), told), (State.EXPIRED, []))
@@ -522,14 +522,53 @@ class RegistryContract:
             self.assertEqual((self.state(), told), (None, ["revoked"]))
 
     def test_cut_at_expiry(self) -> None:
-        """Sessions of an rpc ticket end with it, and so do others where that is configured."""
+        """Sessions of an rpc or console ticket end with it, and so do others where that is configured."""
         self.registry = self.make(at_expiry={Kind.IMAGE: AtExpiry.CUT})
-        for grant in (RPC, IMAGE):
+        for grant in (RPC, CONSOLE, IMAGE):
             told: list[str] = []
             self.add(grant)
+            for _ in range(2):
+                self.hold(grant, told)
+            self.clock.advance(grant.timeout - 1)
+            self.assertEqual(told, [])
+            self.clock.advance(1)
+            self.assertEqual(told, ["expired", "expired"])
+
+    def test_renewed_console(self) -> None:
+        """A renewal or a new ticket under its id extends a console that runs; after the end nothing does."""
+        told: list[str] = []
+        self.add(CONSOLE)
+        self.hold(CONSOLE, told)
+        self.clock.advance(29)
+        self.ok(self.registry.renew(UUID, 100))
+        self.clock.advance(99)
+        self.add(CONSOLE)
+        self.clock.advance(29)
+        self.assertEqual(told, [])
+        self.ok(self.registry.renew(UUID, 5))
+        self.clock.advance(5)
+        self.assertEqual(told, ["expired"])
+        self.assertEqual(self.refused(self.registry.renew(UUID, 100), errors.NotFound), "expired")
+        self.assertEqual(self.no_hold(CONSOLE), "expired")
+
+    def test_console_of_a_proof(self) -> None:
+        """A signed proof is the time to begin in: its console runs on, whoever installed the proof.
+
+        What the engine puts in its place afterwards ends as its tickets do.
+        """
+        now = self.clock.seconds()
+        for name, trusted in (("engine's", True), ("shown", False)):
+            told: list[str] = []
+            grant = evolve(CONSOLE, uuid=name)
+            self.add(grant, proof_end=now + 30, trusted=trusted)
             self.hold(grant, told)
-            self.clock.advance(300)
+            self.clock.pump([30, 300])
+            self.assertEqual((self.no_hold(grant), told), ("expired", []))
+            now = self.clock.seconds()
+            self.add(grant)
+            self.clock.advance(30)
             self.assertEqual(told, ["expired"])
+            now = self.clock.seconds()
 
     def test_revoke_all(self) -> None:
         """All tickets of one principal, or all there are, end together."""
@@ -693,7 +732,7 @@ class RegistryContract:
                     assert known.state is not State.ISSUED
                     return
                 assert known is None or known.state not in (State.REVOKED, State.USED_UP)
-                if known is None or (not known.trusted and end >= self.hard[name]):
+                if known is None or (not known.trusted and end > self.hard[name]):
                     self.uses[name] = self.uses[name] if known else None
                     self.ends[name] = self.hard[name] = end
                     self.gone.discard(name)

@@ -45,8 +45,8 @@ class ConsoleCase(GatewayCase):
         cls.consoles = free_port()
         keys = {"listen": f"tcp:{cls.consoles}:interface={HOST}", "origins": PAGE, **cls.more}
         keys |= {"vnc_ca": str(known.ca), "spice_ca": str(known.ca)}
-        images = {"upstream_certificate": str(known.certificate), "upstream_key": str(known.key)}
-        cls.gateway = Gateway(cls.home, {"consoles": keys, "images": images})
+        keys |= {"client_certificate": str(known.certificate), "client_key": str(known.key)}
+        cls.gateway = Gateway(cls.home, {"consoles": keys, **cls.sections})
         cls.addClassCleanup(cls.gateway.stop)
         cls.gateway.start()
 
@@ -95,12 +95,15 @@ class ConsoleCase(GatewayCase):
         self.assertGreater(int.from_bytes(width) * int.from_bytes(height), 0)
         self.assertIn(b"QEMU", console.read(int.from_bytes(length)))
 
-    def sign(self, payload: dict[str, object]) -> str:
+    def sign(
+        self, payload: dict[str, object], *, generation: str = "C", order: str = "java", seconds: float = 115
+    ) -> str:
+        """A ticket as an engine signs it, good from now on for so many *seconds*."""
         # What was signed before the gateway started may have been used up then.
         time.sleep(1.1)
-        pki = self.home / "pki"
-        begin, end = ((datetime.now(UTC) + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (0, 115))
-        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), "C", "java", begin, end]
+        pki, now = self.home / "pki", datetime.now(UTC)
+        times = [(now + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (0, seconds)]
+        command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), generation, order, *times]
         text = quote(json.dumps(payload), safe="").encode()
         return subprocess.run(command, input=text, capture_output=True, check=True).stdout.decode()
 

@@ -163,16 +163,19 @@ class SerialTests(_LineCase):
         self.refused(403, f"/console/{ticket}")
 
     def test_expiry(self) -> None:
-        """A console outlives its ticket, as an engine's are good for two minutes only; no new one begins."""
+        """A console ends with its ticket, which a renewal extends while it runs, and not afterwards."""
         qemu, url = self.machine_with_line()
         qemu.wait_for_screen()
-        ticket = self.grant(url, timeout=1)
+        ticket = self.grant(url, timeout=2)
         console = self.path(f"/console/{ticket}")
-        time.sleep(1.2)
-        self.refused(403, f"/console/{ticket}")
+        self.assertEqual(self.gateway.renew(ticket, 4).status, 200)
+        time.sleep(3)
         console.send(b"still\n")
         console.until(b"still\n")
-        console.leave()
+        self.assertEqual(console.end(3), (4401, "Your access to this console has expired"))
+        self.assertEqual(self.gateway.sessions(), [])
+        self.assertEqual(self.gateway.renew(ticket, 10).status, 404)
+        self.refused(403, f"/console/{ticket}")
 
     def test_killed(self) -> None:
         """An operator ends one session; it says so."""
@@ -327,6 +330,21 @@ class SpiceTests(ConsoleCase):
             self.assertEqual(inputs.end(), (1000, "The console has ended"))
             self.refused(403, path)
             wait_for(lambda: not qemu.spice_channels() and not self.gateway.sessions(), "all is closed")
+
+    def test_expiry(self) -> None:
+        """When the ticket expires all channels of its console end, with the reason."""
+        qemu = self.machine().spice()
+        qemu.start()
+        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}", timeout=2)
+        main = self.path(f"/console/{ticket}")
+        client = spice_server.Client()
+        self.link(main, client)
+        connection = spice_server.take(client.heard + main.read(32), 6 if client.common & 8 else 18)
+        inputs = self.path(f"/console/{ticket}")
+        self.link(inputs, spice_server.Client(hello=spice_server.link(connection, 3)))
+        for console in (main, inputs):
+            self.assertEqual(console.end(4), (4401, "Your access to this console has expired"))
+        wait_for(lambda: not qemu.spice_channels() and not self.gateway.sessions(), "all is closed")
 
     def test_view_only(self) -> None:
         """Who may only look gets no channel that does more."""

@@ -1,0 +1,44 @@
+"""The service of consoles made out of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from gateway import errors
+from gateway.consoles.compose import adopt, compose
+from gateway.core.config_model import Config, Consoles, Images
+from gateway.core.dial import Dialer
+from gateway.core.policy import Policy
+from tests.consoles.stage import Stage
+
+OTHER = Path("/other.pem"), Path("/other.key")
+OURS = Path("/ours.pem"), Path("/ours.key")
+
+
+def config(**keys: Any) -> Config:
+    images = Images(upstream_certificate=OTHER[0], upstream_key=OTHER[1])
+    return Config(file=Path("/x"), files=(), images=images, consoles=Consoles.model_construct(**keys))
+
+
+class ComposeTests(Stage):
+    """What is in the section, and nothing of another."""
+
+    def test_adopted(self) -> None:
+        """Hypervisors get the certificate of this section, never that of images; a reload changes it."""
+        dialer = Dialer(Clock(), Policy([], [], []))
+        tokens, sessions = self.access.tokens, self.access.sessions
+
+        def refused(peer: str, error: errors.GatewayError) -> None:
+            raise error
+
+        service = compose(config(), self.clock, self.wall, self.registry, tokens, sessions, dialer, refused)
+        assert service is not None
+        self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
+        adopt(service, config(client_certificate=OURS[0], client_key=OURS[1], paths=("/c/",)))
+        self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), OURS)
+        self.assertEqual(service.consoles.access.prefixes, ("/c/",))
+        adopt(service, config())
+        self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
