@@ -17,7 +17,7 @@ help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
 	@echo "make check    everything that is proven, with the real peers"
 	@echo "make conformance  the websockets against every case of the standard"
-	@echo "make bench    the gateway beside nginx, HAProxy, Squid and ovirt-imageio, in half an hour"
+	@echo "make bench    the gateway beside nginx, HAProxy, Squid, ovirt-imageio and websockify, in half an hour"
 	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
 
 # What the virtual environment holds follows setup.py.

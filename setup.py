@@ -51,6 +51,8 @@ setup(
             # The real peers, run as separate processes.
             "ovirt-imageio>=2.5.1",
             "userstorage>=0.5",
+            "websockify>=0.13",
+            "numpy>=1.26",
         ],
     },
     entry_points={"console_scripts": ["gatewayctl = gateway.ctl:main"]},

@@ -1,4 +1,4 @@
-"""What a measure stands on: an image host, the relays before it, and how they take turns."""
+"""What a measure stands on: an image host and consoles, the relays before them, and how they take turns."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Stage:
 
 @contextmanager
 def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
-    """An image host, and before it the relays of these *names*.
+    """An image host and consoles, and before them the relays of these *names*.
 
     :param rate: bytes a second at which the host takes an upload; 0 for as they come.
     :raises AssertionError: something went wrong, and what their logs say.

@@ -18,6 +18,8 @@ _TLS = (
 )
 _UNIX = (Target("imageio", 1.5, 2.0), Target("nginx", 1.0, 1.3), Target("haproxy", 1.1, 1.4))
 _STORE = (Target("imageio", 1.3, 2.0),)
+#: At most 1.2 times as long, at best no longer.
+_ECHO = (Target("websockify", 0.83, 1.0),)
 #: MiB by which memory may grow.
 _GROWTH = (Target(GATEWAY, 16.0, 4.0),)
 
@@ -31,6 +33,14 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
     "memory/get": _GROWTH,
     "memory/put": _GROWTH,
     "connections/new": (Target("imageio", 1.3, 2.0),),
+    "consoles/down": (Target("websockify", 1.0, 1.3),),
+    "consoles/up-1k": (Target("websockify", 2.0, 3.0),),
+    "consoles/up-16k": (Target("websockify", 1.3, 2.0),),
+    "consoles/echo-one": _ECHO,
+    "consoles/echo-many": _ECHO,
+    # KiB.
+    "consoles/idle": (Target(GATEWAY, 128.0, 64.0),),
     # Milliseconds.
+    "consoles/beside-uploads": (Target(GATEWAY, 20.0, 5.0),),
     "fairness/p99": (Target(GATEWAY, None, 20.0),),
 }

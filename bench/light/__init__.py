@@ -1,4 +1,4 @@
-"""The light client and image host, in C: a bottleneck last of all.
+"""The light client, image host and consoles, in C: a bottleneck last of all.
 
 Compiled when it is first used, into ``var/bench/light``.
 """
@@ -22,6 +22,9 @@ _PROGRAM = _SOURCES.parents[1] / "var" / "bench" / "light"
 _CRAWL = 20 << 20
 _PATIENCE = 60.0
 
+#: What a console does: sends all it is asked for, takes all it gets, or gives it back.
+CONSOLES = ("flood", "sink", "echo")
+
 
 def build() -> Path:
     """The program, compiled when it is older than its sources."""
@@ -41,7 +44,7 @@ def build() -> Path:
 
 @frozen
 class Way:
-    """Where a client finds an image: a TLS port of localhost and a path."""
+    """Where a client finds an image or a console: a TLS port of localhost and a path."""
 
     port: int
     path: str
@@ -51,10 +54,12 @@ class Way:
 class Order:
     """What the client is to do; see ``main.c``.
 
-    :ivar mode: ``get``, ``put``, ``ranges`` or ``connect``.
+    :ivar mode: ``get``, ``put``, ``ranges`` or ``connect``; with a console ``down``, ``up`` or ``echo``.
     :ivar size: bytes of one request.
     :ivar count: requests of each connection, unless *seconds* are said.
     :ivar rate: bytes a second at most; 0 for as fast as it goes.
+    :ivar paths: of the connections, in turns, when each has its own.
+    :ivar frame: bytes of each message that ``up`` sends.
     :ivar resume: the TLS session of the connection before.
     """
 
@@ -65,6 +70,8 @@ class Order:
     count: int = 1
     seconds: float = 0.0
     rate: float = 0.0
+    frame: int = 16384
+    paths: tuple[str, ...] = ()
     resume: bool = False
 
     @property
@@ -76,22 +83,24 @@ class Order:
         """For the program."""
         named = {
             "to": self.way.port,
-            "path": self.way.path,
             "bytes": self.size,
             "connections": self.connections,
             "count": self.count,
             "seconds": self.seconds,
             "rate": self.rate,
+            "frame": self.frame,
         }
         found = [self.mode]
         for name, value in named.items():
             found += [f"--{name}", str(value)]
+        for path in self.paths or [self.way.path]:
+            found += ["--path", path]
         return [*found, "--resume"] if self.resume else found
 
 
 @frozen
 class Result:
-    """What the client saw.
+    """What the client saw; with consoles, from when all of them were open.
 
     :ivar p50: seconds of a request; so is ``p99``.
     :ivar cpu: seconds that the client itself used.
@@ -106,10 +115,11 @@ class Result:
 
 
 class Host(Peer):
-    """The image host.
+    """The image host, and consoles on plain TCP.
 
     :param rate: bytes a second at which it takes an upload; 0 for as they come.
     :ivar tls: a port; ``tcp`` is one that offers ``unix``, a path, by OPTIONS, as image daemons do.
+    :ivar consoles: ports, by what the console there does.
     """
 
     name = "host"
@@ -118,13 +128,16 @@ class Host(Peer):
         super().__init__(directory)
         self.unix = directory / "host.sock"
         self.tls = self.tcp = 0
+        self.consoles: Mapping[str, int] = {}
         self._command = [str(build()), "host", "--certificate", str(certificate), "--key", str(key)]
-        self._command += ["--rate", str(rate), "--offer", str(self.unix), "tls", "tcp", f"unix:{self.unix}"]
+        self._command += ["--rate", str(rate), "--offer", str(self.unix)]
+        self._command += ["tls", "tcp", f"unix:{self.unix}", *CONSOLES]
 
     def start(self) -> None:
         self.spawn(self._command, lambda: "}" in self.log())
         said: Mapping[str, int] = json.loads(self.log().splitlines()[0])
         self.tls, self.tcp = said["tls"], said["tcp"]
+        self.consoles = {kind: said[kind] for kind in CONSOLES}
 
 
 @frozen

@@ -1,4 +1,4 @@
-/* A client of images: transfers, small ranges, new connections. Prints what it saw as JSON. */
+/* A client of images: transfers, small ranges, new connections; and of consoles. Prints what it saw as JSON. */
 #define _GNU_SOURCE
 #include "light.h"
 
@@ -15,14 +15,11 @@ static const long long LONG_WAY = 1LL << 30;
 struct connection {
     const struct order *order;
     int number;
+    pthread_barrier_t *all; /* open */
+    double began;
     double *times; /* seconds of each request */
     long requests, room;
 };
-
-static void refused(const char *what, const char *head) {
-    fprintf(stderr, "%s: %.400s\n", what, head != NULL ? head : "no answer");
-    exit(1);
-}
 
 static void ask(struct stream *stream, const struct order *order, const char *method, long long first) {
     char request[2048];
@@ -92,9 +89,9 @@ static void *work(void *argument) {
     struct stream *stream = anew ? NULL : stream_connect(order->place, order->context, NULL);
     SSL_SESSION *session = NULL;
     char *piece = malloc(PIECE);
-    double begin = now();
+    connection->began = now();
     long long way = LONG_WAY / order->bytes;
-    for (long i = 0; order->seconds > 0 ? now() - begin < order->seconds : i < order->count; i++) {
+    for (long i = 0; order->seconds > 0 ? now() - connection->began < order->seconds : i < order->count; i++) {
         /* Parts side by side, and further on with each turn. */
         long long first = (connection->number + (way > 1 ? i * order->connections * 7 % way : 0)) * order->bytes;
         double before = now();
@@ -114,6 +111,25 @@ static void *work(void *argument) {
     return NULL;
 }
 
+/* Connecting is not measured, and who sends now and then does not do it together with the others. */
+static void *work_on_console(void *argument) {
+    struct connection *connection = argument;
+    const struct order *order = connection->order;
+    struct pace slow = {.rate = order->rate};
+    struct websocket *socket = websocket_open(order->place, order->path, order->context);
+    pthread_barrier_wait(connection->all);
+    if (order->rate > 0) rest((double)order->bytes / order->rate * connection->number / order->connections);
+    connection->began = now();
+    for (long i = 0; order->seconds > 0 ? now() - connection->began < order->seconds : i < order->count; i++) {
+        double before = now();
+        use_console(socket, order);
+        note(connection, now() - before);
+        pace(&slow, (size_t)order->bytes);
+    }
+    websocket_close(socket);
+    return NULL;
+}
+
 static int by_size(const void *left, const void *right) {
     double a = *(const double *)left, b = *(const double *)right;
     return a < b ? -1 : a > b;
@@ -122,17 +138,25 @@ static int by_size(const void *left, const void *right) {
 int client(const struct order *order) {
     int number = order->connections;
     struct connection *connections = calloc((size_t)number, sizeof *connections);
+    struct order *orders = calloc((size_t)number, sizeof *orders);
     pthread_t *threads = calloc((size_t)number, sizeof *threads);
+    pthread_barrier_t all;
+    pthread_barrier_init(&all, NULL, (unsigned)number);
+    bool image = strcmp(order->mode, "down") && strcmp(order->mode, "up") && strcmp(order->mode, "echo");
     double begin = now();
     for (int i = 0; i < number; i++) {
-        connections[i] = (struct connection){.order = order, .number = i};
-        if ((errno = pthread_create(&threads[i], NULL, work, &connections[i]))) fail("thread");
+        orders[i] = *order;
+        orders[i].path = order->paths[i % order->path_count];
+        connections[i] = (struct connection){.order = &orders[i], .number = i, .all = &all};
+        if ((errno = pthread_create(&threads[i], NULL, image ? work : work_on_console, &connections[i])))
+            fail("thread");
     }
     long requests = 0;
     for (int i = 0; i < number; i++) {
         pthread_join(threads[i], NULL);
         requests += connections[i].requests;
     }
+    if (!image) begin = connections[0].began;
     double seconds = now() - begin, *times = calloc((size_t)requests + 1, sizeof *times), *next = times;
     for (int i = 0; i < number; i++) {
         memcpy(next, connections[i].times, (size_t)connections[i].requests * sizeof *next);

@@ -64,13 +64,15 @@ double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+void rest(double seconds) {
+    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&time, NULL);
+}
+
 void pace(struct pace *pace, size_t moved) {
     if (pace->rate <= 0) return;
     if (pace->moved == 0) pace->began = now();
     pace->moved += (long long)moved;
     double ahead = pace->began + (double)pace->moved / pace->rate - now();
-    if (ahead > 0) {
-        struct timespec rest = {(time_t)ahead, (long)((ahead - (double)(time_t)ahead) * 1e9)};
-        nanosleep(&rest, NULL);
-    }
+    if (ahead > 0) rest(ahead);
 }

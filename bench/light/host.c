@@ -1,4 +1,4 @@
-/* An image host: as much of the image daemon's protocol as relays need, without a disk. */
+/* An image host: as much of the image daemon's protocol as relays need, without a disk; and consoles. */
 #define _GNU_SOURCE
 #include "light.h"
 
@@ -17,6 +17,7 @@ struct listener {
     const char *offered; /* the unix socket that OPTIONS names, if any */
     long long size;
     double rate;
+    const char *console; /* which one is here; NULL: images */
 };
 
 struct guest {
@@ -114,7 +115,8 @@ static void *serve(void *argument) {
     struct stream *stream = stream_accept(guest.fd, listener->context);
     if (stream == NULL) return NULL;
     char *piece = malloc(PIECE), *head;
-    for (bool more = true; more && (head = stream_head(stream)) != NULL; free(head)) {
+    if (listener->console != NULL) console(listener->console, stream, piece);
+    else for (bool more = true; more && (head = stream_head(stream)) != NULL; free(head)) {
         const char *path = strchr(head, ' ');
         if (path == NULL || strncmp(path, " /images/", 9)) more = say(stream, "404 Not Found", "", "") && false;
         else if (!strncmp(head, "OPTIONS", 7)) more = options(listener, stream);
@@ -152,11 +154,11 @@ int host(int count, char **places, SSL_CTX *context, long long size, double rate
     printf("{");
     for (int i = 0; i < count; i++) {
         struct listener *listener = calloc(1, sizeof *listener);
-        bool tls = !strcmp(places[i], "tls"), tcp = !strcmp(places[i], "tcp");
+        bool tls = !strcmp(places[i], "tls"), tcp = !strcmp(places[i], "tcp"), unix = !strncmp(places[i], "unix:", 5);
         /* An image daemon offers its socket over TLS; we do so at another port, so that TLS stays TLS. */
         *listener = (struct listener){listen_on(places[i], said, sizeof said), tls ? context : NULL,
-                                      tcp ? offered : NULL, size, rate};
-        printf("%s\"%s\": %s", i ? ", " : "", tls ? "tls" : tcp ? "tcp" : "unix", said);
+                                      tcp ? offered : NULL, size, rate, tls || tcp || unix ? NULL : places[i]};
+        printf("%s\"%s\": %s", i ? ", " : "", unix ? "unix" : places[i], said);
         start(wait_at, listener);
     }
     printf("}\n");

@@ -32,6 +32,15 @@ bool stream_write(struct stream *stream, const void *data, size_t length);
 char *stream_head(struct stream *stream);
 void stream_close(struct stream *stream);
 
+/* -- websocket.c: the same with frames around it, as a client has it. */
+
+struct websocket;
+
+struct websocket *websocket_open(const char *place, const char *path, SSL_CTX *context);
+void websocket_send(struct websocket *socket, const char *data, size_t length);
+size_t websocket_receive(struct websocket *socket, const char **found, size_t most);
+void websocket_close(struct websocket *socket);
+
 /* -- common.c */
 
 /* The value of a field, up to the end of the head; NULL without it. */
@@ -56,6 +65,7 @@ struct pace {
 };
 
 double now(void);
+void rest(double seconds);
 void pace(struct pace *pace, size_t moved);
 
 /* -- the modes */
@@ -64,8 +74,11 @@ int host(int count, char **places, SSL_CTX *context, long long size, double rate
 
 struct order {
     const char *mode, *place, *path;
+    const char **paths; /* one for each connection, in turns */
+    int path_count;
     SSL_CTX *context; /* NULL: plain */
     long long bytes;  /* of each request */
+    long long frame;  /* of each message that "up" sends; divides a MiB */
     int connections;
     long count;     /* requests of each connection; */
     double seconds; /* or for so long, when above 0 */
@@ -75,6 +88,11 @@ struct order {
 
 int client(const struct order *order);
 
+void console(const char *kind, struct stream *stream, char *piece);
+void use_console(struct websocket *socket, const struct order *order);
+
 void fail(const char *what) __attribute__((noreturn));
+/* The same for what a peer has said. */
+void refused(const char *what, const char *said) __attribute__((noreturn));
 
 #endif

@@ -1,11 +1,12 @@
-/* The light client and image host of the benchmarks: one thread for each connection, blocking, no disk.
+/* The light client and host of the benchmarks: one thread for each connection, blocking, no disk.
 
-   light host --certificate F --key F [--size N] [--rate N] [--offer PATH] tls tcp unix:PATH
-   light get|put|ranges|connect --to PORT --path P [--ca F] [--bytes N] [--connections N] [--count N | --seconds S]
-                                [--rate N] [--resume]
+   light host --certificate F --key F [--size N] [--rate N] [--offer PATH] tls tcp unix:PATH flood sink echo
+   light get|put|ranges|connect|down|up|echo --to PORT --path P... [--ca F] [--bytes N] [--connections N]
+                                             [--count N | --seconds S] [--rate N] [--frame N] [--resume]
 
    get, put: transfers; ranges: get, with many small requests on kept connections; connect: each request on a
-   connection of its own. Without --ca there is no TLS. */
+   connection of its own. Connections take turns with paths. down, up, echo: by websocket, with the console "flood", "sink" or "echo" behind it.
+   Without --ca there is no TLS. */
 #define _GNU_SOURCE
 #include "light.h"
 
@@ -22,17 +23,19 @@ static const struct option OPTIONS[] = {
     {"path", required_argument, NULL, 'p'},        {"ca", required_argument, NULL, 'a'},
     {"bytes", required_argument, NULL, 'b'},       {"connections", required_argument, NULL, 'n'},
     {"count", required_argument, NULL, 'i'},       {"seconds", required_argument, NULL, 's'},
-    {"resume", no_argument, NULL, 'e'},            {NULL, 0, NULL, 0},
+    {"frame", required_argument, NULL, 'f'},       {"resume", no_argument, NULL, 'e'},
+    {NULL, 0, NULL, 0},
 };
 
 int main(int count, char **arguments) {
     const char *certificate = NULL, *key = NULL, *ca = NULL, *offered = NULL;
     long long size = 64LL << 30;
-    struct order order = {.mode = count > 1 ? arguments[1] : "", .bytes = 4096, .connections = 1, .count = 1};
+    struct order order = {.mode = count > 1 ? arguments[1] : "", .bytes = 4096, .frame = 16384, .connections = 1, .count = 1};
     if (count < 3) {
-        fprintf(stderr, "usage: light host|get|put|ranges|connect OPTIONS; see main.c\n");
+        fprintf(stderr, "usage: light host|get|put|ranges|connect|down|up|echo OPTIONS; see main.c\n");
         return 2;
     }
+    order.paths = calloc((size_t)count, sizeof *order.paths);
     signal(SIGPIPE, SIG_IGN);
     pattern_make();
     optind = 2;
@@ -44,12 +47,13 @@ int main(int count, char **arguments) {
         case 'r': order.rate = atof(optarg); break;
         case 'o': offered = optarg; break;
         case 't': order.place = optarg; break;
-        case 'p': order.path = optarg; break;
+        case 'p': order.paths[order.path_count++] = optarg; break;
         case 'a': ca = optarg; break;
         case 'b': order.bytes = atoll(optarg); break;
         case 'n': order.connections = atoi(optarg); break;
         case 'i': order.count = atol(optarg); break;
         case 's': order.seconds = atof(optarg); break;
+        case 'f': order.frame = atoll(optarg); break;
         case 'e': order.resume = true; break;
         default: return 2;
         }
@@ -58,7 +62,8 @@ int main(int count, char **arguments) {
         SSL_CTX *context = certificate != NULL && key != NULL ? host_tls(certificate, key) : NULL;
         return host(count - optind, arguments + optind, context, size, order.rate, offered);
     }
-    if (order.place == NULL || order.path == NULL || order.bytes < 1 || order.connections < 1) return 2;
+    if (order.place == NULL || order.path_count == 0 || order.bytes < 1 || order.connections < 1) return 2;
+    if (order.frame < 1 || order.frame > PIECE) return 2;
     order.context = ca != NULL ? client_tls(ca) : NULL;
     return client(&order);
 }

@@ -21,6 +21,11 @@ void fail(const char *what) {
     exit(1);
 }
 
+void refused(const char *what, const char *said) {
+    fprintf(stderr, "%s: %.400s\n", what, said != NULL ? said : "no answer");
+    exit(1);
+}
+
 static SSL_CTX *context_for(const SSL_METHOD *method) {
     SSL_CTX *context = SSL_CTX_new(method);
     SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from attrs import frozen
 
 from bench.cases import Case
-from bench.measures import connections, fairness, idle, images, memory, ranges, store
+from bench.measures import connections, consoles, fairness, idle, images, memory, ranges, store
 from bench.stage import Options, Stage
 
 RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
+BRIDGES = ("gateway", "websockify", "autobahn")
 
 
 @frozen
@@ -35,6 +36,7 @@ MEASURES: Mapping[str, Measure] = {
     "ranges": Measure("Small ranges on a kept connection", ranges.measure),
     "connections": Measure("New connections", connections.measure),
     "fairness": Measure("Small requests beside large uploads", fairness.measure),
+    "consoles": Measure("Consoles by websocket", consoles.measure, BRIDGES),
     "memory": Measure("Memory with one slow side", memory.measure, rate=memory.RATE),
     "idle": Measure("Memory of an idle connection", idle.measure, ("gateway", "nginx", "haproxy", "squid")),
 }

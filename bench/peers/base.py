@@ -1,4 +1,4 @@
-"""What a measure asks of a relay, be it ours or another."""
+"""What a measure asks of a relay of images or consoles, be it ours or another."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ class Pki:
 
 @frozen
 class Backends:
-    """The image host that all relays stand before.
+    """The image host and the consoles that all relays stand before.
 
     :ivar tls: port; ``tcp`` too, ``unix`` is a path.
+    :ivar consoles: ports, by what the console there does; see :mod:`bench.light`.
     """
 
     tls: int
     tcp: int
     unix: Path
+    consoles: Mapping[str, int]
 
     @classmethod
     def of(cls, host: Host) -> Backends:
-        return cls(host.tls, host.tcp, host.unix)
+        return cls(host.tls, host.tcp, host.unix, host.consoles)
 
     def urls(self, image: str) -> dict[str, str]:
         """The url of a ticket, by the kind of way."""
@@ -64,8 +66,13 @@ def relay_ticket(name: str, url: str) -> dict[str, object]:
     }
 
 
+def console_ticket(name: str, url: str) -> dict[str, object]:
+    """A ticket for the console at *url*."""
+    return {"uuid": name, "kind": "console", "url": url, "timeout": 86400, "ops": ["view", "control"]}
+
+
 class Relay(Protocol):
-    """A program between clients and the image host, running."""
+    """A program between clients and the hosts, running."""
 
     name: str
 
@@ -79,9 +86,10 @@ class Relay(Protocol):
     def log(self) -> str: ...
 
     def way(self, kind: str, client: int = 0) -> Way | None:
-        """Where a client finds its image.
+        """Where a client finds its image, or a console.
 
-        :param kind: what is behind it, ``tls`` or ``unix``; None says that it cannot.
+        :param kind: what is behind it: ``tls``, ``unix``, or what a console does; None says that it cannot.
+        :param client: whose; of an image two share nothing, and everybody has a console of his own.
         """
 
     def version(self) -> str: ...

@@ -19,6 +19,10 @@ testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
 #: CPU of ovirt-imageio's proxy divided by ours, far below what is aimed at.
 RATIO = 0.3
+#: MiB/s of ours divided by websockify's, with messages of 1 KiB; at rest it is about five.
+SMALL_FRAMES = 0.7
+#: KiB of a console on which nothing happens.
+IDLE = 512.0
 #: MiB by which the gateway may grow beside a slow side.
 GROWTH = 16.0
 
@@ -46,6 +50,18 @@ class BenchTests(SynchronousTestCase):
         """A slow side does not fill the gateway."""
         for name, peers in measure("memory", "--peers", "none", "--size", "256").items():
             self.assertLess(peers["gateway"]["growth_mib"]["median"], GROWTH, name)
+
+    def test_consoles(self) -> None:
+        """All peers carry consoles; ours are not absurdly slow, nor large."""
+        short = ["--runs", "1", "--size", "8", "--seconds", "0.3", "--connections", "20"]
+        found = measure("consoles", *short)
+        self.assertEqual(len(found), 8)
+        for name, peers in found.items():
+            others = [] if "beside" in name else ["websockify", "autobahn"]
+            self.assertEqual(set(peers), {"gateway", *others}, name)
+        ratio = found["consoles/up-1k"]["websockify"]["ratio"]["median"]
+        self.assertGreater(ratio, SMALL_FRAMES)
+        self.assertLess(found["consoles/idle"]["gateway"]["kib_each"]["median"], IDLE)
 
     def test_others(self) -> None:
         """The other measures find a figure for whoever takes part."""
