@@ -11,15 +11,12 @@ from twisted.python.failure import Failure
 from gateway.core import relay
 from gateway.core.fasttls import ROOM
 from gateway.core.pump import WORTH
-from gateway.images.file_io import write
+from gateway.images import direct_io, file_io
+from gateway.images.direct_io import LARGE, PAGE, PIECE
 from gateway.images.open_file import OpenFile
 
 #: Buffers: one is written while the other is filled.
 _BUFFERS = 2
-#: Bytes at which a buffer is written: for fewer, turns of threads would cost more than copies.
-PIECE = 2 * 1024 * 1024
-#: Bytes; the kernel has to read what a write leaves of one.
-_PAGE = 4096
 
 
 class FileSink:
@@ -34,9 +31,10 @@ class FileSink:
     def __init__(self, opened: OpenFile, offset: int, length: int) -> None:
         self._opened = opened
         self._start = offset
-        self._enough = max(_PAGE, min(PIECE, length))
+        self._enough = max(PAGE, min(PIECE, length))
         # What one read from the network gives fits in behind.
         self._behind = ROOM if length >= WORTH else 0
+        self._write_out = direct_io.write if length >= LARGE else file_io.write
         self._free: list[memoryview] = []
         self._unmade = _BUFFERS
         self._current: memoryview | None = None
@@ -100,7 +98,7 @@ class FileSink:
     def filled(self, size: int) -> None:
         self._count += size
         if self._count >= self._enough:
-            self._hand_on(self._count - (self._start + self._count) % _PAGE)
+            self._hand_on(self._count - (self._start + self._count) % PAGE)
             if not self._ready():
                 self._pause()
 
@@ -116,7 +114,7 @@ class FileSink:
                 self._current = self._free.pop()
             elif self._unmade:
                 self._unmade -= 1
-                self._current = memoryview(bytearray(self._enough + self._behind))
+                self._current = direct_io.new_buffer(self._enough + self._behind)
             else:
                 return False
             self._count = len(self._tail)
@@ -151,7 +149,7 @@ class FileSink:
         if self._full and not self._writing and self._failure is None:
             self._writing = True
             buffer, count, start = self._full[0]
-            self._opened.call(write, buffer[:count], start).addCallbacks(self._written, self._fail)
+            self._opened.call(self._write_out, buffer[:count], start).addCallbacks(self._written, self._fail)
 
     def _written(self, _: None) -> None:
         self._writing = False

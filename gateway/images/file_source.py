@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.images.file_io import PIECE, read_into
+from gateway.images import direct_io, file_io
+from gateway.images.direct_io import LARGE, PAGE, PIECE
 from gateway.images.open_file import OpenFile
 
 #: Bytes given to the sink at once: what is encrypted and sent while it is in the processor's cache.
@@ -32,6 +33,7 @@ class FileSource:
         self._opened = opened
         self._at = start
         self._stop = stop
+        self._read_into = direct_io.read_into if stop - start >= LARGE else file_io.read_into
         self._spare = _BUFFERS
         self._free: list[memoryview] = []
         self._ready: deque[tuple[memoryview, memoryview]] = deque()
@@ -86,26 +88,28 @@ class FileSource:
         """Let a thread fill the next buffer, if there is one and something to read."""
         if self._reading or self._at == self._stop or self._delivered is None:
             return
-        size = min(PIECE, self._stop - self._at)
+        skip = self._at % PAGE
+        size = min(PIECE, skip + self._stop - self._at)
         if self._free:
             buffer = self._free.pop()
         elif self._spare:
             self._spare -= 1
-            buffer = memoryview(bytearray(size))
+            buffer = direct_io.new_buffer(size + -size % PAGE)
         else:
             return
         self._reading = True
-        self._opened.call(read_into, buffer[:size], self._at).addCallbacks(
-            self._read, self._broken, callbackArgs=(buffer, size)
+        self._opened.call(self._read_into, buffer[: size + -size % PAGE], self._at - skip).addCallbacks(
+            self._read, self._broken, callbackArgs=(buffer, skip, size)
         )
 
-    def _read(self, count: int, buffer: memoryview, size: int) -> None:
+    def _read(self, count: int, buffer: memoryview, skip: int, size: int) -> None:
         self._reading = False
         if self._delivered is None:
             return
-        self._at += count
-        if count:
-            self._ready.append((buffer, buffer[:count]))
+        data = buffer[skip : min(count, size)]
+        self._at += len(data)
+        if data:
+            self._ready.append((buffer, data))
         if count < size:
             self._stop = self._at
             self._error = errors.UpstreamFailed("The image became shorter", reason="file")

@@ -1,6 +1,6 @@
 """The embedded store: an image that is a file of this very machine.
 
-Every call that may wait for a disk runs in a thread; a transfer has two buffers of one or two MiB.
+Every call that may wait for a disk runs in a thread; a transfer has two buffers of a MiB or two.
 Source: ovirt-imageio 2.5, images API and block checksums.
 """
 
