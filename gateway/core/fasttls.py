@@ -45,6 +45,7 @@ def _missing() -> Iterator[str]:
         "SSL_clear_mode",
         "SSL_ERROR_WANT_READ",
         "SSL_set_bio",
+        "BIO_get_mem_data",
         "BIO_new",
         "BIO_new_mem_buf",
         "BIO_read",
@@ -88,6 +89,7 @@ _plain_c = _ffi.from_buffer("char[]", _plain)
 _wire = bytearray(ROOM)
 _wire_view = memoryview(_wire)
 _wire_c = _ffi.from_buffer("char[]", _wire)
+_encrypted = _ffi.new("char **")
 
 
 class FastTLS(TLSMemoryBIOProtocol):
@@ -248,8 +250,11 @@ class FastTLS(TLSMemoryBIOProtocol):
     def _flushSendBIO(self) -> None:
         """Hand what was encrypted to the transport, or at once to the socket."""
         bio = self._tlsConnection._from_ssl
-        while (size := _lib.BIO_read(bio, _wire_c, ROOM)) > 0:
-            send(self.lowest, _wire_view[:size], self.direct)
+        if (size := _lib.BIO_get_mem_data(bio, _encrypted)) > 0:
+            data = _encrypted[0]
+            # Read onto itself it is taken out and copied nowhere; it stays until the next write.
+            _lib.BIO_read(bio, data, size)
+            send(self.lowest, _ffi.buffer(data, size), self.direct)
 
 
 def queued(transport: Any) -> bool:
