@@ -46,6 +46,9 @@ class Admission:
     :ivar targets: where the console is, see :func:`gateway.consoles.targets.choose`.
     :ivar secret: what to show to the target on the client's behalf.
     :ivar joins: it showed a ticket under which a SPICE console is up: it may become a channel of that.
+    :ivar shared: it gets what others see who look at the same console.
+    :ivar record: what it sees is kept.
+    :ivar takeover: it controls the console even if somebody else did before.
     """
 
     ticket_id: str = field(repr=False)
@@ -56,6 +59,9 @@ class Admission:
     targets: tuple[Target, ...]
     secret: str | None = field(repr=False)
     joins: bool = False
+    shared: bool = False
+    record: bool = False
+    takeover: bool = False
 
 
 @define(eq=False)
@@ -202,6 +208,9 @@ class Access:
             targets_of(ticket),
             ticket.grant.secret,
             joins,
+            ticket.grant.shared,
+            ticket.grant.record,
+            ticket.may("takeover"),
         )
 
     @contextmanager

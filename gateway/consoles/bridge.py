@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from gateway import errors
 from gateway.consoles.access import Access, Admission
 from gateway.consoles.line import Inbox, Line, LineFactory
+from gateway.consoles.shared import Hubs
 from gateway.consoles.targets import Reach, Target
 from gateway.consoles.websocket import ConsoleSocket, Ending, SocketFactory
 from gateway.core.exchange import Exchange
@@ -29,8 +30,6 @@ from gateway.wire.websocket_handshake import Handshake
 
 #: Seconds for what is said after the browser was accepted: a user may be asked for a password.
 ASKED = 120.0
-#: Seconds that a console has to take what its user typed last.
-LAST_WORDS = 10.0
 _OVER = "The console has ended"
 #: Words for the end of a console that nobody wanted to end.
 DONE, LEFT, LOST = "done", "left", "lost"
@@ -55,6 +54,7 @@ class Consoles:
 
     :ivar login_timeout: seconds that a console may take to let us in.
     :ivar idle_timeout: seconds without a byte either way, None for any time.
+    :ivar hubs: of the consoles that several look at.
     """
 
     access: Access = field(repr=False)
@@ -63,6 +63,7 @@ class Consoles:
     clock: IReactorTime = field(repr=False)
     login_timeout: float = 10.0
     idle_timeout: float | None = None
+    hubs: Hubs = field(factory=Hubs, repr=False)
 
 
 class Bridge:
@@ -249,19 +250,7 @@ class Bridge:
         if transport is None or self.line.inbox.over:
             return
         self._part()
-        transport.resumeProducing()
-        transport.loseConnection()
-        self.cut_later()
-
-    def cut_later(self) -> None:
-        """Cut the line if the console does not hang up."""
-        late = self.consoles.clock.callLater(LAST_WORDS, self.line.transport.abortConnection)
-
-        def ended() -> None:
-            if late.active():
-                late.cancel()
-
-        self.line.ended = ended
+        self.line.part(self.consoles.clock)
 
     def _part(self) -> None:
         """Neither side hears of the other any more."""

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+
+#: Seconds that a console has to take what its user typed last.
+LAST_WORDS = 10.0
 
 Take = Callable[[bytes], object]
 
@@ -101,6 +104,22 @@ class Line(Protocol):
         """From now on *take* gets what the console says, with no hop in between."""
         self.dataReceived = take  # type: ignore[method-assign, assignment]
         self.inbox.divert(take)
+
+    def part(self, clock: IReactorTime) -> None:
+        """Hang up when the console has taken what was said last; it has :data:`LAST_WORDS` for that."""
+        self.transport.resumeProducing()
+        self.transport.loseConnection()
+        self.cut_later(clock)
+
+    def cut_later(self, clock: IReactorTime) -> None:
+        """Cut the connection if the console does not hang up."""
+        late = clock.callLater(LAST_WORDS, self.transport.abortConnection)
+
+        def ended() -> None:
+            if late.active():
+                late.cancel()
+
+        self.ended = ended
 
     def _flow(self, flows: bool) -> None:
         if flows:

@@ -15,6 +15,7 @@ from gateway import errors
 from gateway.consoles.access import Admission
 from gateway.consoles.bridge import Bridge, Consoles, PlainBridge
 from gateway.consoles.credential import ITEM, is_console
+from gateway.consoles.shared_bridge import SharedBridge
 from gateway.consoles.spice_bridge import EitherBridge, SpiceBridge
 from gateway.consoles.targets import Protocol, choose
 from gateway.consoles.vnc_bridge import VncBridge
@@ -65,7 +66,9 @@ class ConsoleService:
         target = choose(targets, b"")
         if Protocol.SPICE in kinds:
             return EitherBridge(consoles, admission, target)
-        kind = VncBridge if target.kind is Protocol.VNC else PlainBridge
+        if target.kind is not Protocol.VNC:
+            return PlainBridge(consoles, admission, target)
+        kind = SharedBridge if admission.shared or admission.record else VncBridge
         return kind(consoles, admission, target)
 
     async def _tell(self, exchange: Exchange, handshake: Handshake, error: errors.GatewayError) -> None:

@@ -129,7 +129,7 @@ class SpiceBridge(Bridge):
         if transport is None or line.inbox.over or link.settled:
             return False
         self._part()
-        self.cut_later()
+        self.line.cut_later(self.consoles.clock)
 
         def hear(data: bytes) -> None:
             try:

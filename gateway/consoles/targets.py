@@ -170,6 +170,14 @@ class Reach:
             )
             raise errors.UpstreamFailed(reason="tls") from error
 
+    def judge(self, target: Target, address: str) -> None:
+        """Have the policy, as it is now, judge a connection to *target* that is up.
+
+        :raises gateway.errors.Forbidden: it would not be made any more.
+        """
+        if target.path is None:
+            self.dialer.policy.judge(target.scheme, target.host, address, target.port)
+
     async def connect(self, target: Target, factory: IProtocolFactory) -> IProtocol:
         """Connect a protocol of *factory* to *target*; where TLS comes first, once the server is verified.
 

@@ -10,25 +10,15 @@ from __future__ import annotations
 
 from gateway import errors
 from gateway.consoles.bridge import Bridge
-from gateway.consoles.line import LineFactory
-from gateway.wire.rfb import Security
+from gateway.consoles.vnc_login import VncLogin
 from gateway.wire.rfb_browser import BrowserSide
-from gateway.wire.rfb_handshake import ServerSide
 from gateway.wire.rfb_messages import ClientFilter
-
-#: By whether there is TLS and a password: what is good enough.
-_ALLOWED = {
-    (False, False): {Security.NONE, Security.VNC},
-    (False, True): {Security.VNC},
-    (True, False): {Security.X509_NONE, Security.X509_VNC},
-    (True, True): {Security.X509_VNC, Security.X509_PLAIN},
-}
 
 
 class VncBridge(Bridge):
     """One VNC console."""
 
-    _server: ServerSide | None = None
+    _login: VncLogin | None = None
     _filter: ClientFilter | None = None
 
     @property
@@ -42,60 +32,41 @@ class VncBridge(Bridge):
 
     async def _log_in(self) -> None:
         if self._terminates:
-            secret = self.admission.secret
-            self._server = server = ServerSide(
-                _ALLOWED[self.target.tls, secret is not None],
-                password=None if secret is None else secret.encode("utf-8"),
-                user=self.admission.principal.encode("utf-8"),
+            admission, reach = self.admission, self.consoles.reach
+            self._login = VncLogin(
+                reach, self.target, self.line, secret=admission.secret, user=admission.principal
             )
-            while not server.authenticated and not server.challenge:
-                await self._step(server)
-
-    async def _step(self, server: ServerSide) -> None:
-        """Hear what the console says next, and answer."""
-        line = self.line
-        if server.tls_wanted:
-            reach = self.consoles.reach
-            line.transport.resumeProducing()
-            await reach.dialer.secure(line.transport, LineFactory(line), reach.trust(self.target))
-            said = server.secured()
-        else:
-            data = await line.inbox.read()
-            if not data:
-                raise server.lost()
-            said = server.receive(data)
-        line.transport.write(said)
+            await self._login.log_in()
 
     async def _begin(self) -> None:
-        server = self._server
-        if server is None:
+        login = self._login
+        if login is None:
             self.join()
             return
-        browser, line = BrowserSide(), self.line
+        browser, challenge = BrowserSide(), login.server.challenge
         self.socket.write(browser.greeting)
-        if server.challenge:
-            self.socket.write(browser.ask(server.challenge))
+        if challenge:
+            self.socket.write(browser.ask(challenge))
             while not browser.response:
                 await self._hear(browser)
-            line.transport.write(server.answer(browser.response))
             try:
-                while not server.authenticated:
-                    await self._step(server)
+                await login.answer(browser.response)
             except errors.UpstreamFailed as error:
                 self.socket.write(browser.refuse(error.text))
                 raise
-        self.socket.write(browser.admit())
-        while not browser.done:
-            await self._hear(browser)
-        line.transport.write(server.initialize(shared=browser.shared))
-        while not server.done:
-            await self._step(server)
-        if server.init is not None:
-            self.outward(server.init.encode() + server.rest)
+        await self._welcome(browser)
+        desktop = await login.desktop(shared=browser.shared)
+        self.outward(desktop.init.encode() + desktop.rest)
         self._filter = ClientFilter(self.admission.op != "control")
         if browser.rest:
             self.inward(browser.rest)
         self.join()
+
+    async def _welcome(self, browser: BrowserSide) -> None:
+        """Let the browser in, up to where it waits for a desktop."""
+        self.socket.write(browser.admit())
+        while not browser.done:
+            await self._hear(browser)
 
     async def _hear(self, browser: BrowserSide) -> None:
         """Hear what the browser says next, and answer."""

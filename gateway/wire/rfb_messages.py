@@ -6,7 +6,7 @@ Source: RFC 6143, section 7.5; rfbproto, sections "Client to Server Messages" an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from struct import Struct
 from typing import Final
@@ -227,3 +227,12 @@ class ClientFilter:
         if data[at + 1] != _QEMU_AUDIO or not length:
             raise bad("it sends a message that nobody knows")
         return length
+
+
+def apart(data: bytes) -> Iterator[bytes]:
+    """The messages of *data*, which came out of a :class:`ClientFilter` that passes them on whole."""
+    rules, at, end = ClientFilter(), 0, len(data)
+    while at < end:
+        length, _ = rules._length(data[at], data, at, end)
+        yield data[at : at + length]
+        at += length
