@@ -32,9 +32,17 @@ $(VENV)/.made-test: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# The viewers of the console page follow their lock file. Without npm all but that page works, and it says why.
+NPM := gateway/web/npm
+$(NPM)/node_modules/.made: $(NPM)/package.json $(NPM)/package-lock.json
+	@if ! command -v npm >/dev/null; then \
+	    echo "npm is missing (apt-get install npm): there will be no consoles in the browser" >&2; \
+	elif npm ci --prefix $(NPM) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; then touch $@; \
+	else echo "npm has failed: there will be no consoles in the browser" >&2; fi
+
 install-dev: $(VENV)/.made-test
 
-run: $(VENV)/.made
+run: $(VENV)/.made $(NPM)/node_modules/.made
 	@$(BIN)/python -m gateway.ctl.demo var
 
 check: peers lint types test
@@ -51,7 +59,7 @@ lint: $(VENV)/.made-test
 types: $(VENV)/.made-test
 	$(BIN)/mypy
 
-test: $(VENV)/.made-test
+test: $(VENV)/.made-test $(NPM)/node_modules/.made
 	rm -f .coverage .coverage.*
 	GATEWAY_FAST=off $(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
 	$(BIN)/python -m coverage run -m pytest
@@ -69,7 +77,7 @@ bench: peers $(VENV)/.made-test
 docs: $(VENV)/.made
 	$(BIN)/python -c "from gateway.core.config_text import document; print(document(), end='')" > conf/gateway.conf
 
-install:
+install: $(NPM)/node_modules/.made
 	PIP_BREAK_SYSTEM_PACKAGES=1 $(PYTHON) -m pip install --quiet --disable-pip-version-check \
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps .
 	install -D -m 0640 conf/gateway.conf "$(DESTDIR)/etc/gateway/gateway.conf"
@@ -77,10 +85,10 @@ install:
 	install -D -m 0644 docs/man/gateway.8 "$(DESTDIR)$(PREFIX)/share/man/man8/gateway.8"
 	install -D -m 0644 packaging/gateway.service "$(DESTDIR)/usr/lib/systemd/system/gateway.service"
 
-dist: $(VENV)/.made
+dist: $(VENV)/.made $(NPM)/node_modules/.made
 	$(BIN)/python setup.py --quiet sdist
 
 clean:
-	rm -rf $(VENV) var build dist .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(NPM)/node_modules var build dist .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache

@@ -7,6 +7,24 @@ from setuptools import find_packages, setup
 version: dict[str, str] = {}
 exec((Path(__file__).parent / "gateway" / "_version.py").read_text("ascii"), version)  # noqa: S102
 
+# What the Makefile has installed from npm: of each package all that is served, and its licences.
+packages = "npm/node_modules"
+viewers = [
+    "npm/*.json",
+    f"{packages}/@novnc/novnc/[ALdp]*",
+    f"{packages}/@novnc/novnc/docs/LICENSE*",
+    f"{packages}/@novnc/novnc/core/**/*.js",
+    f"{packages}/@novnc/novnc/vendor/pako/**/*",
+    f"{packages}/@spice-project/spice-html5/COPYING*",
+    f"{packages}/@spice-project/spice-html5/package.json",
+    f"{packages}/@spice-project/spice-html5/src/*.js",
+    f"{packages}/@spice-project/spice-html5/src/thirdparty/*.js",
+    f"{packages}/@xterm/*/LICENSE",
+    f"{packages}/@xterm/*/package.json",
+    f"{packages}/@xterm/*/lib/*.mjs",
+    f"{packages}/@xterm/xterm/css/xterm.css",
+]
+
 setup(
     name="vm-gateway",
     version=version["__version__"],
@@ -19,7 +37,7 @@ setup(
     # finds the plugin.
     package_dir={"": "."},
     packages=[*find_packages(include=["gateway", "gateway.*"]), "twisted.plugins"],
-    package_data={"gateway": ["py.typed"], "gateway.web": ["static/*"]},
+    package_data={"gateway": ["py.typed"], "gateway.web": ["static/*", *viewers]},
     install_requires=[
         "Twisted[tls]>=26.4.0",
         "pyOpenSSL>=26.0.0",

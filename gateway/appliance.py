@@ -253,6 +253,9 @@ class Appliance(logs.LoggedService):
             site.routes.append(self.images.route)
         elif section == "consoles" and self.consoles is not None:
             site.routes.append(self.consoles.route)
+            if self.config.web is not None:
+                # The console page, its websocket and what it asks are of one origin.
+                site.resource = pages()
         elif section == "web":
             site.resource = pages()
         elif section == "control":

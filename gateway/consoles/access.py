@@ -21,7 +21,7 @@ from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
-from gateway.consoles.credential import PREFIXES, find
+from gateway.consoles.credential import PREFIXES, Credential, find
 from gateway.consoles.origin import Origins
 from gateway.consoles.spice_console import SpiceChannel, SpiceConsoles
 from gateway.consoles.targets import Target, targets_of
@@ -94,7 +94,10 @@ class Access:
         :raises gateway.errors.Forbidden: its page, or what the ticket grants, says no.
         :raises gateway.errors.BadRequest: it shows two tickets.
         """
-        credential = find(head, self.prefixes)
+        return await self.judge(find(head, self.prefixes), head, peer)
+
+    async def judge(self, credential: Credential, head: RequestHead, peer: str | None) -> Admission:
+        """Judge a request that shows *credential*; see :meth:`admit`."""
         self.origins.check(head, ambient=credential.ambient)
         key = sha256(credential.text.encode("utf-8")).digest()
         for console in self._spice.under(key):

@@ -12,6 +12,7 @@ from gateway.consoles.origin import Origins
 from gateway.consoles.service import ConsoleService
 from gateway.consoles.targets import Reach
 from gateway.consoles.websocket import SocketFactory
+from gateway.core.addresses import console_url
 from gateway.core.config import Config
 from gateway.core.dial import Dialer
 from gateway.core.sessions import SessionTable
@@ -25,7 +26,7 @@ def origins(config: Config) -> Origins:
     :raises gateway.errors.ConfigError: with every word that is no origin.
     """
     words = () if config.consoles is None else config.consoles.origins
-    return Origins.of(words, config.gateway.public_url)
+    return Origins.of(words, config.gateway.public_url, console_url(config))
 
 
 def compose(

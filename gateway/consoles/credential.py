@@ -8,7 +8,8 @@
 ``Cookie: __Host-gwc=ID``               set by a page of ours; then the page has to be named, too
 ======================================  ==========================================================
 
-Everything of a URL may be percent-encoded, once.
+Everything of a URL may be percent-encoded, once. Who only asks about a console shows its ticket as a
+``Bearer``, see :func:`bearer`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ COOKIE = b"__Host-gwc"
 #: How the base64 of a JSON object begins: an envelope as well as a JWT.
 _TOKEN = "eyJ"  # noqa: S105 (no secret)
 _FRONT_END = "/websockify"
+#: The place of our own pages, which show no ticket in an address.
+OWN = "/console/"
 
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _ENCODED = re.compile(rb"(?:[\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
+_BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]{1,21846}")
 
 
@@ -62,6 +66,7 @@ def is_console(target: bytes, prefixes: Sequence[str] = PREFIXES) -> bool:
         any(path.startswith(prefix) for prefix in prefixes)
         or path.startswith(f"/{_TOKEN}")
         or path.endswith(_FRONT_END)
+        or path == OWN
         or (path == "/" and any(_of_query(target)))
     )
 
@@ -79,6 +84,20 @@ def find(head: RequestHead, prefixes: Sequence[str] = PREFIXES) -> Credential:
     for text in plain | cookies:
         return Credential(text, ambient=bool(cookies))
     raise errors.NoTicket(reason="missing")
+
+
+def bearer(head: RequestHead) -> Credential:
+    """Return what *head* shows in ``Authorization``. Source: RFC 6750, section 2.1.
+
+    :raises gateway.errors.NoTicket: nothing; reason ``missing``.
+    :raises gateway.errors.BadRequest: more than one thing, or something else.
+    """
+    if head.count(b"authorization") == 0:
+        raise errors.NoTicket(reason="missing")
+    match = _BEARER.fullmatch((head.get(b"authorization") or b"").decode("latin-1"))
+    if head.count(b"authorization") > 1 or match is None:
+        raise errors.BadRequest("The ticket has to be a bearer token", reason="malformed")
+    return Credential(match[1])
 
 
 def _decoded(raw: bytes) -> str:

@@ -47,17 +47,16 @@ class Origins:
     any: bool = False
 
     @classmethod
-    def of(cls, words: Iterable[str], own: str | None = None) -> Origins:
+    def of(cls, words: Iterable[str], *own: str | None) -> Origins:
         """Read the configuration.
 
         :param words: origins, or ``*`` for any.
-        :param own: a URL of ours, whose pages may always.
+        :param own: URLs of ours, whose pages may always.
         :raises gateway.errors.ConfigError: with every word that is none.
         """
         words = list(words)
         named = [("[consoles] origins", word) for word in words if word != "*"]
-        if own is not None:
-            named.append(("[gateway] public_url", "/".join(own.split("/")[:3])))
+        named += [("public_url", "/".join(url.split("/")[:3])) for url in own if url is not None]
         allowed, problems = set(), []
         for key, word in named:
             try:

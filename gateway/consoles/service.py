@@ -8,10 +8,13 @@ close frame, 4000 + status and the reason; unless its page may not ask at all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from attrs import define, field
 
 from gateway import errors
+from gateway.consoles.about import answer as about
+from gateway.consoles.about import is_about
 from gateway.consoles.access import Admission
 from gateway.consoles.bridge import Bridge, Consoles, PlainBridge
 from gateway.consoles.credential import ITEM, is_console
@@ -38,6 +41,8 @@ class ConsoleService:
 
     def route(self, exchange: Exchange) -> Application | None:
         """Name what answers *exchange*, if it is ours; see :class:`gateway.core.web.GatewaySite`."""
+        if is_about(exchange.head):
+            return partial(about, self.consoles.access)
         ours = is_console(exchange.head.target, self.consoles.access.prefixes)
         return self._answer if ours else None
 

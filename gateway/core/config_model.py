@@ -21,6 +21,7 @@ from gateway.core.config_types import (
     LibvirtUrl,
     MadeDirectory,
     Networks,
+    PublicUrl,
     Rules,
     TextFile,
     Words,
@@ -68,9 +69,7 @@ class Gateway(Section):
     run_dir: MadeDirectory = Field(
         default=Path("/run/gateway"), description="sockets and what else ends with us"
     )
-    public_url: (
-        Annotated[str, url("https", "http", what="a URL such as https://gateway.example:54323")] | None
-    ) = Field(default=None, description="where clients reach us; goes into links")
+    public_url: PublicUrl | None = Field(default=None, description="where clients reach us; goes into links")
     drain_timeout: Seconds = Field(default=60.0, description="how long sessions may finish when we stop")
 
 
@@ -213,6 +212,7 @@ class Consoles(Service):
 
     listen: Endpoint = Field(default="tcp:6100", description="where console clients connect")
     paths: Words = Field(default=("/console/",), description="paths that are consoles")
+    public_url: PublicUrl | None = Field(default=None, description="where browsers reach us, if elsewhere")
     origins: Words = Field(default=(), description="origins whose pages may connect, beside our own")
     vnc_ca: Certificates | None = Field(default=None, description="the authority of VNC servers, PEM")
     spice_ca: Certificates | None = Field(default=None, description="the authority of SPICE servers, PEM")

@@ -230,6 +230,9 @@ def url(*schemes: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+PublicUrl = Annotated[str, url("https", "http", what="a URL such as https://gateway.example:54323")]
+
+
 def _libvirt(value: str, info: ValidationInfo) -> str:
     """Make the files in the query of *value* absolute."""
     head, mark, query = value.partition("?")

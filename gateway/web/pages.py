@@ -1,10 +1,11 @@
-"""Serves the files of this package: read once, looked up by name, never by path.
+"""Serves the files of this package, and of the viewers: read once, and looked up in a table.
 
-A name that is not in the table is not there, so that no request can reach another file.
+A path that is not in the table is not there, so that no request can reach another file.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -14,17 +15,21 @@ from twisted.web.resource import Resource
 
 from gateway import errors
 from gateway.core.web import PAGE_FIELDS, Refusal, Tree
+from gateway.web.vendor import installed
 
 _TYPES = {
     "html": b"text/html; charset=utf-8",
     "css": b"text/css; charset=utf-8",
     "js": b"text/javascript; charset=utf-8",
+    "mjs": b"text/javascript; charset=utf-8",
     "svg": b"image/svg+xml",
 }
-#: Pages load and call nothing but their own origin, and submit and embed nothing at all.
-#: Source: W3C CSP level 3.
+#: Pages load and call nothing but their own origin, and submit and embed nothing at all. Consoles make
+#: pictures (``data:`` for pointers) and videos by themselves. Source: W3C CSP level 3.
 _POLICY = (
-    b"default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    b"img-src 'self' data: blob:; media-src blob:; object-src 'none'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     b"require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _FIELDS = [
@@ -36,14 +41,11 @@ _FIELDS = [
 ]
 
 
-class _Page(Resource):
-    """What is read, and nothing else: GET and HEAD of exactly this path."""
-
-    isLeaf = True
+class _Page:
+    """What is read, and nothing else: GET and HEAD."""
 
     def render(self, request: Any) -> bytes:
-        if request.postpath:
-            return Refusal(errors.NotFound()).render(request)
+        """Answer *request*; return the body."""
         if request.method not in (b"GET", b"HEAD"):
             return Refusal(errors.MethodNotAllowed(["GET", "HEAD"])).render(request)
         return self.answer(request)
@@ -57,7 +59,6 @@ class _File(_Page):
     """One file in memory, revalidated by its entity tag."""
 
     def __init__(self, content: bytes, content_type: bytes) -> None:
-        super().__init__()
         self._content = content
         self._type = content_type
         self._tag = b'"%s"' % sha256(content).hexdigest()[:16].encode("ascii")
@@ -82,7 +83,6 @@ class _Moved(_Page):
     """Sends on to one fixed place."""
 
     def __init__(self, location: bytes) -> None:
-        super().__init__()
         self._location = location
 
     def answer(self, request: Any) -> bytes:
@@ -95,25 +95,37 @@ class _Moved(_Page):
 class _Pages(Resource):
     """``/ui/``: pages by name without suffix, everything else with it; the index for nothing."""
 
+    isLeaf = True
+
     def __init__(self) -> None:
         super().__init__()
-        self._files: dict[bytes, _File] = {}
+        # Without the slash at the end, the pages' relative addresses would lead elsewhere.
+        self._table: dict[bytes, _Page] = {b"": _Moved(b"/ui/")}
         for entry in files("gateway.web").joinpath("static").iterdir():
-            stem, _, suffix = entry.name.rpartition(".")
-            if suffix in _TYPES:
-                name = stem if suffix == "html" else entry.name
-                self._files[name.encode("ascii")] = _File(entry.read_bytes(), _TYPES[suffix])
+            self._add(entry.name, entry.read_bytes())
+        for path, file in installed():
+            self._add(path, file.read_bytes())
 
-    def getChild(self, path: bytes, request: Any) -> Resource:
-        return self._files.get(path or b"index", Refusal(errors.NotFound()))
+    def _add(self, path: str, content: bytes) -> None:
+        stem, _, suffix = path.rpartition(".")
+        if suffix in _TYPES:
+            name = stem if suffix == "html" else path
+            self._table[b"/" + name.encode("ascii")] = _File(content, _TYPES[suffix])
 
     def render(self, request: Any) -> bytes:
-        # Without the slash at the end, the pages' relative addresses would lead elsewhere.
-        return _Moved(b"/ui/").render(request)
+        path = b"".join(b"/" + segment for segment in request.postpath)
+        page = self._table.get(b"/index" if path == b"/" else path)
+        return page.render(request) if page is not None else Refusal(errors.NotFound()).render(request)
+
+
+@cache
+def _shared() -> _Pages:
+    """One table for all listeners: the viewers are more than a megabyte."""
+    return _Pages()
 
 
 def pages() -> Resource:
     """Return a root with the pages below ``ui``."""
     root = Tree()
-    root.putChild(b"ui", _Pages())
+    root.putChild(b"ui", _shared())
     return root

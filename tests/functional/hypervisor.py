@@ -143,19 +143,20 @@ class Qemu(Peer):
             disk = self.directory / "guest.img"
             disk.write_bytes(boot_sector())
             command += ["-drive", f"file={disk},format=raw,if=ide,snapshot=on"]
-        self.spawn([*command, *self._options, *more], qmp.exists)
-        self._monitor = socket.socket(socket.AF_UNIX)
-        self._monitor.settimeout(DEADLINE)
-        self._monitor.connect(str(qmp))
-        self._answers = self._monitor.makefile("rb")
+        self._monitor = monitor = socket.socket(socket.AF_UNIX)
+        monitor.settimeout(DEADLINE)
+        # The socket is there a moment before anybody listens on it.
+        self.spawn([*command, *self._options, *more], lambda: monitor.connect_ex(str(qmp)) == 0)
+        self._answers = monitor.makefile("rb")
         self._answers.readline()
         self.qmp("qmp_capabilities")
 
     def end(self, *arguments: Any) -> int | None:
         if self._monitor is not None:
-            self._answers.close()
+            if self._answers is not None:
+                self._answers.close()
             self._monitor.close()
-            self._monitor = None
+            self._monitor = self._answers = None
         return super().end(*arguments)
 
     def qmp(self, command: str, **arguments: Any) -> Any:

@@ -16,10 +16,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from gateway.web import pages
+from gateway.web.vendor import VIEWERS, installed
 
 HOST = "https://gateway.invalid"
 STATIC = files("gateway.web").joinpath("static")
-PAGES = ("", "index", "transfer")
+PAGES = ("", "index", "transfer", "console")
+#: The scripts of a page that name elements of it.
+SCRIPTS = {"transfer": ("transfer.js",), "console": ("console.js", "toolbar.js")}
 
 
 @frozen
@@ -53,7 +56,7 @@ class _Outline(HTMLParser):
             self.ids.append(fields["id"] or "")
         self.labels += [
             word
-            for name in ("for", "aria-labelledby", "aria-describedby")
+            for name in ("for", "aria-labelledby", "aria-describedby", "aria-controls")
             for word in (fields.get(name) or "").split()
         ]
         self._in_code = tag if tag in ("script", "style") else ""
@@ -119,7 +122,9 @@ class PagesTests(_Asking):
             headers = self.ask(path).headers
             parts = [part.split(maxsplit=1) for part in headers["content-security-policy"].split(";")]
             policy: dict[str, str] = dict(parts)
-            self.assertEqual(policy["default-src"], "'self'")
+            self.assertEqual(policy["default-src"], "'none'")
+            for name in ("script-src", "style-src", "connect-src"):
+                self.assertEqual(policy[name], "'self'", name)
             for name in ("object-src", "base-uri", "form-action", "frame-ancestors"):
                 self.assertEqual(policy[name], "'none'", name)
             self.assertNotIn("unsafe", headers["content-security-policy"])
@@ -165,6 +170,8 @@ class PagesTests(_Asking):
             *("nothing", "transfer.html", "index.html", "Transfer", "transfer/", "transfer/x", "style.css/"),
             *("..%2fpages.py", "%2e%2e%2fpages.py", "../pages.py", "..", "%2e%2e/%2e%2e/etc/passwd"),
             *("static/style.css", "%2fetc%2fpasswd", "//etc/passwd", "style.css%00", "..%5cpages.py"),
+            *("npm/package.json", "novnc/package.json", "novnc/core", "novnc/core/", "novnc/core/rfb.js/"),
+            *("novnc/core/../../package.json", "spice/spice.html", "xterm/lib/xterm.js", "node_modules"),
             *("%c0%ae%c0%ae%2fpages.py", "<script>", "%3Cscript%3Ealert(1)%3C/script%3E"),
         )
         for name in names:
@@ -197,14 +204,24 @@ class ReferenceTests(_Asking):
             self.assertEqual(answer.status, 200, path)
             if answer.headers["content-type"].startswith("text/html"):
                 found = _Outline(answer.text).references
+            elif path.count("/") > 2:
+                # Of a viewer: only whole statements, for comments and texts say from, too.
+                found = re.findall(
+                    r"""^(?:import|export|\})[^;()]*?\bfrom\s+["']([^"']+)["']""", answer.text, re.M
+                )
             else:
-                found = re.findall(r"(?:from|import\(|url\()\s*\"?([^\")\s]+)\"?[;)]", answer.text)
+                found = re.findall(r"(?:\bfrom\s|import\(|url\()\s*\"?([^\")\s]+)\"?[;)]", answer.text)
             left += [urljoin(path, name) for name in found]
         self.assertEqual(
             {f"/ui/{name}" for name in ("transfer.js", "upload.js", "words.js", "style.css", "icon.svg")}
             - seen,
             set(),
         )
+        # Each viewer is there, whole, and nothing of it that nobody asks for.
+        for viewer in VIEWERS:
+            self.assertTrue(any(path.startswith(f"/ui/{viewer.name}/") for path in seen), viewer.name)
+        served = {f"/ui/{path}" for path, _ in installed()}
+        self.assertEqual({path for path in seen if path.count("/") > 2} - served, set())
 
     def test_nothing_inline(self) -> None:
         """No page holds a script or a style, and no element an event attribute: the policy forbids them."""
@@ -227,13 +244,15 @@ class ReferenceTests(_Asking):
             outline = self.outline(page)
             self.assertEqual(len(outline.ids), len(set(outline.ids)), page)
             self.assertEqual(set(outline.labels) - set(outline.ids), set(), page)
-        wanted = re.findall(r'(?:byId|say)\("([^"]+)"', STATIC.joinpath("transfer.js").read_text("utf-8"))
-        self.assertEqual(set(wanted) - set(self.outline("transfer").ids), set())
+        for page, scripts in SCRIPTS.items():
+            for script in scripts:
+                wanted = re.findall(r'(?:byId|say)\("([^"]+)"', STATIC.joinpath(script).read_text("utf-8"))
+                self.assertEqual(set(wanted) - set(self.outline(page).ids), set(), script)
 
     def test_usable(self) -> None:
         """Each page names its language and title and fits a narrow screen."""
         for page in PAGES:
             text = self.ask(f"/ui/{page}").text
             self.assertIn('<html lang="en">', text)
-            self.assertIn('name="viewport" content="width=device-width, initial-scale=1"', text)
+            self.assertIn('name="viewport" content="width=device-width, initial-scale=1', text)
             self.assertRegex(text, r"<title>[^<]*Gateway</title>")

@@ -35,3 +35,30 @@ const REASONS = {
 export function reason(status, text = "") {
   return REASONS[status] ?? `The gateway answered ${status}: ${text.trim().slice(0, 300)}`;
 }
+
+// A length of time as a clock shows it.
+export function clock(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+}
+
+const ENDINGS = {
+  1000: "The console has ended.",
+  1001: "The gateway is going away.",
+  1006: "The connection to the gateway was lost.",
+  4404: "There are no consoles at this address.",
+  4429: "The gateway is busy.",
+  4502: "The console is out of reach.",
+  4503: "The gateway is busy.",
+  4504: "The console does not answer.",
+};
+const OVER = new Set([4401, 4403, 4404]);
+
+// Why a websocket was closed: the gateway's own words where it has some.
+export function ending(code, text = "") {
+  const own = text.trim().slice(0, 300).replace(/[^.!?]$/, "$&.");
+  const said = (code > 4000 && own) || ENDINGS[code] || own || `The connection was closed (${code}).`;
+  return OVER.has(code) && code !== 4404 ? `${said} Ask for a new link.` : said;
+}

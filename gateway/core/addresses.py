@@ -1,0 +1,23 @@
+"""Where users reach our pages, as far as the configuration tells."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from gateway.core.config_model import Config
+
+_TCP = re.compile(r"tcp6?:(?:port=)?([0-9]+)")
+
+
+def console_url(config: Config) -> str | None:
+    """Where the console page is, without a slash at the end; None when there is none, or nobody knows."""
+    ours, web, public = config.consoles, config.web, config.gateway.public_url
+    if ours is None or web is None:
+        return None
+    if ours.public_url is not None or public is None or ours.listen == web.listen:
+        known = ours.public_url or public
+        return None if known is None else known.rstrip("/")
+    match, host = _TCP.match(ours.listen), urlsplit(public).hostname or ""
+    name = f"[{host}]" if ":" in host else host
+    return None if match is None else f"{'https' if ours.tls else 'http'}://{name}:{match[1]}"
