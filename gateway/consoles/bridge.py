@@ -177,7 +177,7 @@ class Bridge:
         """Pass on what the browser sends; what it raises ends the websocket."""
         if self.session is not None:
             self.session.bytes_in += len(data)
-        self.line.transport.write(data)
+        self.line.write(data)
 
     def outward(self, data: bytes) -> None:
         """Pass on what the console sends."""

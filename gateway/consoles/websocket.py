@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +18,8 @@ from autobahn.websocket.protocol import FrameHeader
 from twisted.internet.interfaces import IReactorTime
 
 from gateway.consoles.console_socket import CLOSED, OPEN, ConsoleSocket, Ending, Sink, SocketLimits, choose
-from gateway.core import fasttls
+from gateway.consoles.line import straight
 from gateway.core.exchange import Exchange
-from gateway.core.pump import able
 from gateway.wire.websocket_frames import BINARY, TEXT, Control, FrameReader, frame
 from gateway.wire.websocket_handshake import Handshake
 
@@ -34,10 +32,7 @@ class FastSocket(ConsoleSocket):
         self._reader = FrameReader(self.takes)
 
     def connectionMade(self) -> None:
-        wire: Any = self.transport
-        plain = able(wire) and not isinstance(wire, fasttls.FastTLS)
-        # Without a turn of the reactor, as fast TLS does by itself.
-        self._put = partial(fasttls.send, wire) if plain else wire.write
+        self._put = straight(self.transport)
         super().connectionMade()
 
     def read(self, data: bytes) -> None:
