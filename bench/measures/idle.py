@@ -64,12 +64,23 @@ def _growth(
             for number in range(_WARM):
                 kept.enter_context(connection(relay, number))
             before = kernel.share(relay.pid)
-            for number in range(_WARM, _WARM + count):
-                kept.enter_context(connection(relay, number))
-            return {"kib_each": (kernel.share(relay.pid) - before) / count / 1024}
+            idle = [kept.enter_context(connection(relay, it)) for it in range(_WARM, _WARM + count)]
+            grown = kernel.share(relay.pid) - before
+            assert all(map(_alive, idle)), "somebody hung up"
+            return {"kib_each": grown / count / 1024}
 
     # Memory that was used once is used again: the first time is the one that counts.
     return take_turns(stage.relays, [(case, job)], options, once=True)
+
+
+def _alive(connection: ssl.SSLSocket) -> bool:
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1))
+    except ssl.SSLWantReadError:
+        return True
+    except OSError:
+        return False
 
 
 def _ask(way: Way, context: ssl.SSLContext, fields: str, status: str, length: int = 0) -> ssl.SSLSocket:
