@@ -227,9 +227,9 @@ class TicketRegistry(Protocol):
     ) -> Ticket:
         """Install *grant*, or renew what has its id.
 
-        Trusted, it replaces whatever is there, sessions going on. Untrusted, it is a signed proof: a
-        fresher one moves the end of the ticket to its own end and never gives back uses; none brings a
-        revoked or used-up ticket back, changes kind or principal, or touches a ticket of the engine.
+        Trusted, it replaces whatever is there; sessions that it grants, too, go on. Untrusted, it is a signed
+        proof: a fresher one moves the end of the ticket to its own end and never gives back uses; none
+        brings a revoked or used-up ticket back, changes kind or principal, or touches a ticket of the engine.
 
         :param proof_end: monotonic seconds; the ticket never outlives it.
         :raises NoTicket: when the proof is refused.

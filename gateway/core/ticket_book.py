@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gateway.core.deadlines import Deadlines
-from gateway.core.ticket import AtExpiry, Ticket, hash_id
+from gateway.core.ticket import AtExpiry, Hold, Ticket, hash_id
 from gateway.core.ticket_news import News
 from gateway.core.ticket_state import LIVE, Event, State, step
 from gateway.wire.ticket_json import Kind
@@ -84,9 +85,12 @@ class TicketBook:
             # Kept until no proof of this id can come any more.
             ticket.purge_at = max(self._clock.seconds() + self._purge, ticket.hard_end or 0)
 
-    def cut(self, ticket: Ticket, word: str) -> None:
-        """Tell every session of *ticket* to end, in this turn; one that fails stops no other."""
-        for hold in list(ticket.holds):
+    def cut(self, ticket: Ticket, word: str, holds: Iterable[Hold] | None = None) -> None:
+        """Tell every session of *ticket* to end, in this turn; one that fails stops no other.
+
+        :param holds: those of them that are to end, if not all.
+        """
+        for hold in list(ticket.holds if holds is None else holds):
             if hold.open and not hold.told:
                 hold.told = True
                 with self.log.failuresHandled(

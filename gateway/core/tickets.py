@@ -322,7 +322,7 @@ class MemoryRegistry:
         )
 
     def _replace(self, old: Ticket, new: Ticket) -> Ticket:
-        """Put *new* where *old* was; sessions go on, bound to the new record."""
+        """Put *new* where *old* was; sessions go on, bound to the new record, as far as it grants them."""
         word = "renewed" if old.state in LIVE else "issued"
         state = step(old.state, Event.ISSUE, busy=bool(old.holds), used=new.uses == 0, trusted=True)
         new.generation = old.generation + 1
@@ -334,6 +334,8 @@ class MemoryRegistry:
         self._book.move(new, state)
         self._news.tell(word, new)
         self._book.expire_if_due(new)
+        lost = [hold for hold in new.holds if hold.grant.kind is not new.kind or not new.may(hold.op)]
+        self._book.cut(new, "revoked", lost)
         return new
 
     def _prove(self, ticket: Ticket, grant: Grant, end: float) -> None:

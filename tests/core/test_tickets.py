@@ -510,6 +510,20 @@ class RegistryContract:
         self.registry.release(hold)
         self.assertEqual(self.state(), State.REVOKED)
 
+    def test_replaced_by_less(self) -> None:
+        """A session whose operation a new ticket under its id does not grant ends; others go on."""
+        view, control = evolve(CONSOLE, ops=("view",)), evolve(CONSOLE, ops=("view", "control"))
+        told: dict[str, list[str]] = {"view": [], "control": []}
+        self.add(control)
+        for op, words in told.items():
+            self.hold(control, words, op)
+        self.add(control)
+        self.assertEqual(told, {"view": [], "control": []})
+        self.add(view)
+        self.assertEqual(told, {"view": [], "control": ["revoked"]})
+        self.add(evolve(TUNNEL, ops=("view",)))
+        self.assertEqual(told, {"view": ["revoked"], "control": ["revoked"]})
+
     def test_revoke_after_expiry(self) -> None:
         """A session that outlived its ticket is still ended by a revoke."""
         for grant, proof in ((IMAGE, {}), (TUNNEL, {}), (CONSOLE, {"proof_end": 1e4})):

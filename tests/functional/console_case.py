@@ -48,7 +48,7 @@ class ConsoleCase(GatewayCase):
         keys |= {"client_certificate": str(known.certificate), "client_key": str(known.key)}
         cls.gateway = Gateway(cls.home, {"consoles": keys, **cls.sections})
         cls.addClassCleanup(cls.gateway.stop)
-        cls.gateway.start()
+        cls.gateway.start(cls.descriptors)
 
     def machine(self, *, known: bool = True) -> Qemu:
         """A virtual machine, not started; its certificates are of the authority we trust, if *known*."""

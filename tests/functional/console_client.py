@@ -28,19 +28,34 @@ class Refused(Exception):
 class Console:
     """One websocket.
 
+    :param source: the address to come from.
+    :param host: whom the request says to address.
     :ivar closed: code and reason of the close frame that came.
+    :ivar texts: what came in frames of text, joined.
+    :ivar pongs: payloads of the pongs that came.
     """
 
-    def __init__(self, port: int, ca: Path, path: str, *fields: str, upgrade: bool = True) -> None:
-        raw = socket.create_connection((HOST, port), DEADLINE)
+    def __init__(
+        self,
+        port: int,
+        ca: Path,
+        path: str,
+        *fields: str,
+        upgrade: bool = True,
+        source: str = HOST,
+        host: str = "localhost",
+    ) -> None:
+        raw = socket.create_connection((HOST, port), DEADLINE, source_address=(source, 0))
         context = ssl.create_default_context(cafile=str(ca))
         self.line = context.wrap_socket(raw, server_hostname="localhost")
         self.closed: tuple[int, str] | None = None
+        self.texts = ""
+        self.pongs: list[bytes] = []
         self._frames = FrameProtocol(client=True, extensions=[])
         self._heard = bytearray()
         lines = [
             f"GET {path} HTTP/1.1",
-            "Host: localhost",
+            f"Host: {host}",
             *(["Connection: Upgrade", "Upgrade: websocket"] if upgrade else []),
             "Sec-WebSocket-Version: 13",
             f"Sec-WebSocket-Key: {_KEY}",
@@ -117,3 +132,7 @@ class Console:
                 self.closed = (int(payload[0]), str(payload[1] or ""))
             elif part.opcode is Opcode.BINARY and isinstance(payload, bytes | bytearray):
                 self._heard += payload
+            elif part.opcode is Opcode.TEXT:
+                self.texts += str(payload)
+            elif part.opcode is Opcode.PONG and isinstance(payload, bytes | bytearray):
+                self.pongs.append(bytes(payload))
