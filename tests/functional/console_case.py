@@ -28,10 +28,12 @@ class ConsoleCase(GatewayCase):
     """A gateway with consoles that trusts one authority of hypervisors.
 
     :cvar consoles: the port.
+    :cvar ready: when the gateway was, by the monotonic clock.
     :cvar more: keys of the section beside the usual.
     """
 
     consoles: ClassVar[int]
+    ready: ClassVar[float]
     credentials: ClassVar[Credentials]
     more: ClassVar[dict[str, str]] = {}
 
@@ -49,6 +51,7 @@ class ConsoleCase(GatewayCase):
         cls.gateway = Gateway(cls.home, {"consoles": keys, **cls.sections})
         cls.addClassCleanup(cls.gateway.stop)
         cls.gateway.start(cls.descriptors)
+        cls.ready = time.monotonic()
 
     def machine(self, *, known: bool = True) -> Qemu:
         """A virtual machine, not started; its certificates are of the authority we trust, if *known*."""
@@ -100,7 +103,7 @@ class ConsoleCase(GatewayCase):
     ) -> str:
         """A ticket as an engine signs it, good from now on for so many *seconds*."""
         # What was signed before the gateway started may have been used up then.
-        time.sleep(1.1)
+        time.sleep(max(0.0, self.ready + 1.1 - time.monotonic()))
         pki, now = self.home / "pki", datetime.now(UTC)
         times = [(now + timedelta(seconds=it)).strftime("%Y%m%d%H%M%S") for it in (0, seconds)]
         command = [str(SIGN), str(pki / "engine.key"), str(pki / "engine.pem"), generation, order, *times]
