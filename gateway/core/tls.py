@@ -80,6 +80,8 @@ def basic_context(
         raise ValueError("no cipher suite of the list is known") from error
     context.set_tls13_ciphersuites(SUITES_13.encode("ascii"))
     context.set_options(SSL.OP_NO_COMPRESSION)
+    # A connection on which nothing happens keeps no buffers.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_options(SSL.OP_NO_RENEGOTIATION)  # type: ignore[attr-defined, unused-ignore]
     return context
 

@@ -92,6 +92,13 @@ def accepted(client: SSL.Connection, server: SSL.Connection) -> bool:
     return True
 
 
+class ContextTests(SynchronousTestCase):
+    def test_no_idle_buffers(self) -> None:
+        """A connection that waits holds no buffers: they are most of what a console costs."""
+        for method in (SSL.TLS_SERVER_METHOD, SSL.TLS_CLIENT_METHOD):
+            self.assertTrue(basic_context(method).set_mode(0) & SSL.MODE_RELEASE_BUFFERS)
+
+
 class StrictCreator(SynchronousTestCase):
     """:func:`strict_creator`."""
 
