@@ -410,7 +410,10 @@ class ControlTests(HubCase):
 
     def test_passes_on(self) -> None:
         """When the holder leaves, the longest present who may is in control; when nobody may, nobody is."""
-        people = [self.join(), self.join(controls=False), self.join(), self.join()]
+        first = self.join()
+        # Who was let in and has not seen the screen is not present.
+        self.hub().enter(Viewer(self.hub(), lambda data: None, lambda error: None, controls=True))
+        people = [first, self.join(controls=False), self.join(), self.join()]
         people[0].viewer.leave()
         self.assertEqual([it.control for it in people], [[True, False], [], [True], []])
         people[3].viewer.leave()
