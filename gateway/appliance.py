@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
-from gateway import __version__, consoles, errors
+from gateway import __version__, consoles, errors, tunnel
 from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
@@ -37,6 +37,7 @@ from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
 from gateway.core.policy import Policy, parse_rule
+from gateway.core.proofs import Proofs
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
@@ -88,6 +89,8 @@ class Appliance(logs.LoggedService):
             self.dialer,
             self._guard.hooks("consoles")["refused"],
         )
+        proofs = Proofs(self.registry, self.tokens, reactor, wall)
+        self.tunnel = tunnel.compose(config, proofs, self.sessions, self.dialer, self._seen.tunnel)
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)
@@ -102,13 +105,13 @@ class Appliance(logs.LoggedService):
     def _make_core(self) -> None:
         config, reactor = self.config, self._reactor
         always = config.images is not None and config.images.enforce_expiry == "always"
-        # Operations on images wait for their turn instead of being refused, see gateway.images.slots.
+        # Operations on images wait for their turn, see gateway.images.slots; tunnels have limits of their own.
         self.registry = MemoryRegistry(
             reactor,
             wall,
             maximum=config.registry.maximum,
             sweep=config.registry.sweep,
-            sessions_per_ticket=SESSIONS | {Kind.IMAGE: None},
+            sessions_per_ticket=SESSIONS | {Kind.IMAGE: None, Kind.TUNNEL: None},
             at_expiry={Kind.IMAGE: AtExpiry.CUT} if always else None,
             audit=self._seen.trail,
         )
@@ -256,6 +259,8 @@ class Appliance(logs.LoggedService):
             if self.config.web is not None:
                 # The console page, its websocket and what it asks are of one origin.
                 site.resource = pages()
+        elif section == "tunnel" and self.tunnel is not None:
+            self.tunnel.serve(site)
         elif section == "web":
             site.resource = pages()
         elif section == "control":
@@ -401,6 +406,7 @@ class Appliance(logs.LoggedService):
             self.images.cors = Cors(new.images.cors_origins)
             self.images.rate = new.limits.rate
         consoles.adopt(self.consoles, new)
+        tunnel.adopt(self.tunnel, new)
         for section, listener, _ in self.health.listeners:
             self._sites[listener.endpoint].limits = self._site(section).limits
         self._guard.reload(new.limits)

@@ -55,6 +55,17 @@ class Unauthorized(GatewayError):
     default = "Not authorized"
 
 
+class ProxyUnauthorized(Unauthorized):
+    """The same towards a client that takes us for its proxy (RFC 9110, section 15.5.8)."""
+
+    status = 407
+    word = "proxy_unauthorized"
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return [(b"proxy-authenticate", b'Basic realm="gateway", charset="UTF-8"')]
+
+
 class Forbidden(GatewayError):
     """The credential is good, and the ticket or the policy says no."""
 

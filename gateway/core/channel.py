@@ -12,9 +12,10 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides
 
 from gateway import errors
 from gateway.core.exchange import PLAIN_TEXT, Exchange, answer_head
@@ -76,6 +77,8 @@ class HttpChannel(Protocol):
         self._lost = True
         if self._successor is not None:
             del self.dataReceived
+            vars(self).pop("readConnectionLost", None)
+            vars(self).pop("writeConnectionLost", None)
             self._successor.connectionLost(reason)
         self._deadline.close()
         if self._resume is not None:
@@ -120,6 +123,10 @@ class HttpChannel(Protocol):
         self._flow()
         # In the place of our own method: no hop for a byte.
         self.dataReceived = successor.dataReceived  # type: ignore[method-assign]
+        if IHalfCloseableProtocol.providedBy(successor):
+            self.readConnectionLost = successor.readConnectionLost
+            self.writeConnectionLost = successor.writeConnectionLost
+            directlyProvides(self, IHalfCloseableProtocol)
         successor.makeConnection(self._wire)
         if early:
             successor.dataReceived(early)
@@ -168,7 +175,7 @@ class HttpChannel(Protocol):
                     # The deadline counts from the first byte and is not moved by later ones.
                     self._deadline.set(self.limits.header_timeout)
                 return
-            head = parse_request(block, self.limits.max_fields)
+            head = parse_request(block, self.limits.max_fields, proxy=self.site.proxy)
         except errors.GatewayError as error:
             self._refuse_head(error)
             return

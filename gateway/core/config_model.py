@@ -21,6 +21,7 @@ from gateway.core.config_types import (
     LibvirtUrl,
     MadeDirectory,
     Networks,
+    Ports,
     PublicUrl,
     Rules,
     TextFile,
@@ -261,10 +262,11 @@ class Tunnel(Service):
     listen: Endpoint = Field(default="tcp:3128", description="where clients connect")
     tls: Flag = Field(default=False, description="whether clients of listen speak TLS")
     tls_listen: EndpointOrOff = Field(default="tcp:3129", description="where clients connect with TLS")
-    ports: Words = Field(default=(), description="ports that may be named; empty means those of the ticket")
+    ports: Ports = Field(default=(), description="ports that may be reached; without, those of the ticket")
+    allow_from: Networks = Field(default=(), description="networks of clients that need no ticket")
     idle_timeout: SecondsOrOff = Field(default=900.0, description="without a byte on any tunnel of a console")
     channels_per_ticket: Count = Field(default=32, description="tunnels under one ticket")
-    guard: Literal["spice", "none"] = Field(default="none", description="the protocol a tunnel must speak")
+    guard: Literal["spice", "none"] = Field(default="spice", description="the protocol a tunnel must speak")
 
 
 class Portal(Service):
@@ -416,4 +418,4 @@ CLIENT_PAIRS = (
     ("consoles", "client_certificate", "client_key"),
 )
 #: Sections that are understood and have no effect yet, ``target NAME`` among them.
-UNAVAILABLE = frozenset({"rpc", "libvirt", "target", "tunnel", "portal", "imagelist"})
+UNAVAILABLE = frozenset({"rpc", "libvirt", "target", "portal", "imagelist"})

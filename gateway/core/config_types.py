@@ -100,6 +100,31 @@ def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
 Networks = Annotated[Words, AfterValidator(_networks)]
 
 
+def port_ranges(words: tuple[str, ...]) -> frozenset[int]:
+    """The ports that words such as ``5900-6923`` and ``5999`` name.
+
+    :raises ValueError: one of them names none.
+    """
+    ports: set[int] = set()
+    for word in words:
+        low, _, high = word.partition("-")
+        if (
+            not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?", word)
+            or not 0 < int(low) <= int(high or low) < 65536
+        ):
+            raise ValueError(f"ports such as 5900-6923, not {word!r}")
+        ports.update(range(int(low), int(high or low) + 1))
+    return frozenset(ports)
+
+
+def _ports(value: tuple[str, ...]) -> tuple[str, ...]:
+    port_ranges(value)
+    return value
+
+
+Ports = Annotated[Words, AfterValidator(_ports)]
+
+
 def fields(endpoint: str) -> Iterator[tuple[str, str]]:
     """Name and value of each part of an endpoint string; the name of a positional one is empty."""
     name, part, text = "", "", iter(endpoint)

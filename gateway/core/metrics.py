@@ -132,6 +132,7 @@ class Metrics:
         self.tickets = read("tickets", "Tickets", "kind", "state")
         self.ticket_events = counter("ticket_events_total", "What became of tickets", "kind", "event")
         self.sessions = read("sessions", "Live sessions", "kind")
+        self.tunnels = counter("tunnels_total", "Tunnels by what they carry", "channel")
         self.sessions_total = counter("sessions_total", "Ended sessions", "kind", "reason")
         self.session_seconds = histogram("session_seconds", "Life of a session", "kind", buckets=LIVES)
         self.session_bytes = counter("session_bytes_total", "Bytes relayed", "kind", "direction")

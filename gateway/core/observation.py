@@ -78,6 +78,10 @@ class Observation:
         """Something became of a ticket."""
         self.metrics.ticket_events.labels(ticket.kind, word).inc()
 
+    def tunnel(self, name: str) -> None:
+        """It is known what a tunnel carries, such as ``display 1``."""
+        self.metrics.tunnels.labels(name.partition(" ")[0]).inc()
+
     def token(self, result: str, reason: str) -> None:
         """A token was judged."""
         self.metrics.tokens.labels("images", result, reason).inc()

@@ -131,15 +131,18 @@ class SessionTable:
         target: str,
         ended: Callable[[str], None],
         listener: str = "",
+        joins: Session | None = None,
     ) -> Session:
         """Begin *op* under a ticket.
 
+        :param joins: what this is a part of: it shares the use of the ticket.
         :param target: what it reaches, for people; never with an id or a secret in it.
         :param ended: called once with a word, when the session must end for a reason of ours.
         :raises NoTicket, Forbidden, Unavailable: as :meth:`TicketRegistry.hold`.
         """
         session = self._new(ended, str(kind), op, peer, target, listener)
-        hold = await self._registry.hold(uuid, op, kind=kind, peer=peer, ended=session.end)
+        shared = None if joins is None else joins.hold
+        hold = await self._registry.hold(uuid, op, kind=kind, peer=peer, ended=session.end, joins=shared)
         if session.closed:
             # A shared registry may have revoked the ticket while its answer was on the way.
             self._registry.release(hold, touch=False)

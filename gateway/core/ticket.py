@@ -67,6 +67,7 @@ class Hold:
     :ivar grant: what the ticket said when this began.
     :ivar session: public id of the session, for those who list it.
     :ivar quiet: it only looks: the engine shall not take the ticket for active.
+    :ivar joined: it shares the use of another one.
     :ivar open: it was not released yet.
     :ivar told: *ended* was called.
     """
@@ -77,6 +78,7 @@ class Hold:
     grant: Grant
     session: str = ""
     quiet: bool = False
+    joined: bool = False
     open: bool = True
     told: bool = False
 
@@ -253,18 +255,29 @@ class TicketRegistry(Protocol):
     ) -> int:
         """Revoke all that match; return how many."""
 
-    async def authorize(self, uuid: str, op: str, *, kind: Kind, peer: str | None) -> Ticket:
+    async def authorize(
+        self, uuid: str, op: str, *, kind: Kind, peer: str | None, joins: Hold | None = None
+    ) -> Ticket:
         """Return the ticket if *op* may begin now; no use is burnt.
 
+        :param joins: see :meth:`hold`.
         :raises NoTicket: reason ``unknown``, ``expired``, ``revoked``, ``used``, ``kind`` or ``peer``.
         :raises Forbidden: the ticket does not grant *op*.
         """
 
     async def hold(
-        self, uuid: str, op: str, *, kind: Kind, peer: str | None, ended: Callable[[str], None]
+        self,
+        uuid: str,
+        op: str,
+        *,
+        kind: Kind,
+        peer: str | None,
+        ended: Callable[[str], None],
+        joins: Hold | None = None,
     ) -> Hold:
         """Authorize, burn a use and count a session, all in one step.
 
+        :param joins: a hold of the same ticket; while that is open, this one shares its use.
         :param ended: called once with a word, at once when the session must end.
         :raises NoTicket, Forbidden: as :meth:`authorize`.
         :raises Unavailable: reason ``limit``, when the ticket has as many sessions as it may.

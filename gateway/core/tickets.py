@@ -156,17 +156,27 @@ class MemoryRegistry:
 
     # Using
 
-    async def authorize(self, uuid: str, op: str, *, kind: Kind, peer: str | None) -> Ticket:
-        return self._authorize(uuid, op, kind, peer)
+    async def authorize(
+        self, uuid: str, op: str, *, kind: Kind, peer: str | None, joins: Hold | None = None
+    ) -> Ticket:
+        return self._authorize(uuid, op, kind, peer, joins)
 
     async def hold(
-        self, uuid: str, op: str, *, kind: Kind, peer: str | None, ended: Callable[[str], None]
+        self,
+        uuid: str,
+        op: str,
+        *,
+        kind: Kind,
+        peer: str | None,
+        ended: Callable[[str], None],
+        joins: Hold | None = None,
     ) -> Hold:
-        ticket = self._authorize(uuid, op, kind, peer)
+        ticket = self._authorize(uuid, op, kind, peer, joins)
         self._check_limits(ticket, op, peer)
-        if ticket.uses is not None:
+        joined = joins is not None and joins.open and joins.ticket is ticket
+        if ticket.uses is not None and not joined:
             ticket.uses -= 1
-        hold = Hold(ticket, op, ended, ticket.grant)
+        hold = Hold(ticket, op, ended, ticket.grant, joined=joined)
         ticket.holds[hold] = None
         self._book.move(ticket, State.ACTIVE)
         self._news.tell("redeemed", ticket, peer=peer)
@@ -207,7 +217,7 @@ class MemoryRegistry:
     async def undo(self, hold: Hold) -> None:
         ticket = hold.ticket
         # A grant replaced meanwhile has uses of its own.
-        if hold.open and hold.grant is ticket.grant and ticket.uses is not None:
+        if hold.open and not hold.joined and hold.grant is ticket.grant and ticket.uses is not None:
             ticket.uses += 1
         self.release(hold, touch=False)
 
@@ -257,14 +267,16 @@ class MemoryRegistry:
 
     # Inside
 
-    def _authorize(self, uuid: str, op: str, kind: Kind, peer: str | None) -> Ticket:
+    def _authorize(self, uuid: str, op: str, kind: Kind, peer: str | None, joins: Hold | None) -> Ticket:
         ticket = self._book.find(uuid)
         if ticket is None:
             raise self._refusal("unknown", uuid, None, peer)
         try:
             self._book.next(ticket, Event.REDEEM)
         except Refused as refused:
-            raise self._refusal(refused.reason, uuid, ticket, peer) from None
+            joined = joins is not None and joins.open and joins.ticket is ticket
+            if not joined or refused.reason != "used":
+                raise self._refusal(refused.reason, uuid, ticket, peer) from None
         if ticket.kind is not kind:
             raise self._refusal("kind", uuid, ticket, peer)
         if not ticket.admits(peer):

@@ -53,6 +53,7 @@ class GatewaySite(Site):
     :ivar admit: called with each exchange before anything else is done for it; what it raises is the answer.
     :ivar proven: called with a connection when the first of its requests was authorised.
     :ivar draining: answers close their connections.
+    :ivar proxy: clients may take this for their proxy, and name whole URLs.
     """
 
     noisy = False
@@ -80,6 +81,7 @@ class GatewaySite(Site):
         self.proven = proven
         self.routes: list[Route] = []
         self.draining = False
+        self.proxy = False
         self.root = self.resource
         self._hosts = hosts
         self._log = Logger()

@@ -42,7 +42,7 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9
 class RequestHead:
     """What a client asked for.
 
-    :ivar target: origin-form, ``*`` (OPTIONS) or authority-form (CONNECT), as sent.
+    :ivar target: origin-form, ``*`` (OPTIONS), authority-form (CONNECT) or, to a proxy, anything; as sent.
     :ivar fields: names in lower case, in order.
     :ivar length: bytes of the body as declared, None when it was not.
     :ivar chunked: the body comes in chunks; :attr:`length` is None.
@@ -193,9 +193,10 @@ def _keep_alive(version: bytes, fields: Fields) -> bool:
     return b"close" not in options and version == b"1.1"
 
 
-def parse_request(head: bytes, max_fields: int = MAX_FIELDS) -> RequestHead:
+def parse_request(head: bytes, max_fields: int = MAX_FIELDS, *, proxy: bool = False) -> RequestHead:
     """Judge a request head, as :class:`HeadReader` returned it.
 
+    :param proxy: clients may take us for one, and name whole URLs.
     :raises gateway.errors.GatewayError: the head is not one, or may be read in two ways.
     """
     line = _REQUEST.match(head)
@@ -206,13 +207,15 @@ def parse_request(head: bytes, max_fields: int = MAX_FIELDS) -> RequestHead:
     fields = _fields(head, line.end(), max_fields)
     length, chunked = _framing(fields, minor)
     hosts = [value for name, value in fields if name == b"host"]
-    if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts) or (not hosts and minor == b"1.1"):
+    # What a CONNECT has there repeats its target, however odd, and means nothing.
+    well = method == b"CONNECT" or all(_HOST.fullmatch(host) for host in hosts)
+    if len(hosts) > 1 or not well or (not hosts and minor == b"1.1"):
         raise errors.BadRequest("Host is missing, malformed or repeated")
     expectation = _last(fields, b"expect")
     if expectation is not None and expectation.lower() != b"100-continue":
         raise errors.ExpectationFailed
     whole_server = target == b"*" and method == b"OPTIONS"
-    if not target.startswith(b"/") and not whole_server and method != b"CONNECT":
+    if not target.startswith(b"/") and not whole_server and method != b"CONNECT" and not proxy:
         raise errors.BadRequest("The request target must begin with a slash")
     if b"#" in target:
         raise errors.BadRequest("The request target holds a fragment")

@@ -1,0 +1,119 @@
+"""Who may go where: from what a CONNECT shows to one target that a ticket, or a rule, allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+from attrs import define, field, frozen
+
+from gateway import errors
+from gateway.core.proofs import Proofs
+from gateway.core.tickets import Kind, Ticket, TicketRegistry, hash_id
+from gateway.tunnel.console import Consoles
+from gateway.tunnel.credential import Credential, find
+from gateway.wire.authority import Authority, parse_authority
+from gateway.wire.http_head import RequestHead
+
+#: Ports of consoles, where no ticket says which. Source: libvirt and oVirt.
+PORTS = frozenset(range(5900, 6924))
+OP = "connect"
+
+
+@frozen
+class Admission:
+    """A client that may have a tunnel.
+
+    :ivar ticket_id: what the registry knows its ticket by; None where a rule lets it in.
+    :ivar key: of the console that this tunnel belongs to.
+    :ivar scheme: what the policy calls the target.
+    """
+
+    ticket_id: str | None = field(repr=False)
+    key: object = field(repr=False)
+    peer: str | None
+    scheme: str
+    target: Authority
+
+    @property
+    def name(self) -> str:
+        """Of the target, for people."""
+        return f"{self.scheme}://{self.target}"
+
+
+@define(eq=False)
+class Access:
+    """Judges requests.
+
+    :ivar consoles: that are up.
+    :ivar ports: that may be named; None for those of the ticket.
+    :ivar free: whether an address needs no ticket.
+    """
+
+    registry: TicketRegistry = field(repr=False)
+    proofs: Proofs = field(repr=False)
+    consoles: Consoles = field(repr=False)
+    ports: Collection[int] | None = None
+    free: Callable[[str], bool] = field(default=lambda peer: False, repr=False)
+
+    async def admit(self, head: RequestHead, peer: str) -> Admission:
+        """Judge a request; nothing is used up by it, and nothing was dialed.
+
+        :raises gateway.errors.BadRequest: it makes no sense.
+        :raises gateway.errors.ProxyUnauthorized: it shows no ticket, or none that opens a tunnel now.
+        :raises gateway.errors.Forbidden: its ticket is for something else.
+        """
+        authority = parse_authority(head.target)
+        credential = find(head, authority)
+        if credential is None:
+            return self._without(authority, peer)
+        try:
+            ticket_id = (
+                credential.text
+                if credential.is_id
+                else await self.proofs.install(credential.text, Kind.TUNNEL)
+            )
+            key = hash_id(ticket_id)
+            ticket = await self.registry.authorize(
+                ticket_id, OP, kind=Kind.TUNNEL, peer=peer, joins=self.consoles.hold(key)
+            )
+        except errors.NoTicket as error:
+            raise self._refusal(credential, error.reason) from error
+        scheme, target = self._target(ticket, authority)
+        return Admission(ticket_id, key, peer, scheme, target)
+
+    def _without(self, authority: Authority, peer: str) -> Admission:
+        if not self.free(peer):
+            raise errors.ProxyUnauthorized("A ticket is needed", reason="missing")
+        if authority.port not in (PORTS if self.ports is None else self.ports):
+            raise errors.Forbidden("This port may not be reached", reason="port")
+        return Admission(None, (peer, authority.host), peer, "spice", authority)
+
+    @staticmethod
+    def _refusal(credential: Credential, reason: str) -> errors.GatewayError:
+        if credential.of_host:
+            return errors.NoTicket(reason=reason)
+        return errors.ProxyUnauthorized("The ticket is unknown, or it has expired", reason=reason)
+
+    def _target(self, ticket: Ticket, wanted: Authority) -> tuple[str, Authority]:
+        """What *ticket* allows of what is *wanted*; a host of words is any host of the ticket."""
+        if self.ports is None or wanted.port in self.ports:
+            for scheme, target in targets_of(ticket):
+                if target.port == wanted.port and (target.host == wanted.host or wanted.words):
+                    return scheme, target
+        raise errors.Forbidden("This ticket does not lead there", reason="target")
+
+
+def targets_of(ticket: Ticket) -> Iterator[tuple[str, Authority]]:
+    """Every place that *ticket* names: a SPICE server has two ports."""
+    for url in ticket.grant.urls:
+        parts = urlsplit(url)
+        try:
+            ports = [parts.port, *(int(port) for name, port in parse_qsl(parts.query) if name == "tls-port")]
+            hosts = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+            for port in ports:
+                if port is not None:
+                    yield parts.scheme, parse_authority(f"{hosts}:{port}".encode("ascii"))
+        except (ValueError, errors.BadRequest):
+            # Such as tls-port=-1, which means that there is none.
+            continue
