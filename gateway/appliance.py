@@ -105,7 +105,7 @@ class Appliance(logs.LoggedService):
     def _make_core(self) -> None:
         config, reactor = self.config, self._reactor
         always = config.images is not None and config.images.enforce_expiry == "always"
-        # Operations on images wait for their turn, see gateway.images.slots; tunnels have limits of their own.
+        # Operations on images wait, see gateway.images.slots; tunnels have limits of their own.
         self.registry = MemoryRegistry(
             reactor,
             wall,

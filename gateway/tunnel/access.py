@@ -9,7 +9,8 @@ from attrs import define, field, frozen
 
 from gateway import errors
 from gateway.core.proofs import Proofs
-from gateway.core.tickets import Kind, Ticket, TicketRegistry, hash_id
+from gateway.core.ticket import hash_id
+from gateway.core.tickets import Kind, Ticket, TicketRegistry
 from gateway.tunnel.console import Consoles
 from gateway.tunnel.credential import Credential, find
 from gateway.wire.authority import Authority, parse_authority
