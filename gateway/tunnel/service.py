@@ -7,6 +7,7 @@ A client shows its user no more of a refusal than the number, so each cause has 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
@@ -116,9 +117,14 @@ class _Opening:
             self._dialing = None
 
     async def run(self, exchange: Exchange) -> None:
-        """Let the bytes pass."""
+        """Let the bytes pass, as long as the client is there; the session may last a little longer."""
+        self._tunnel.over.addCallback(self._closed)
         exchange.upgrade(self._tunnel.client, 200)
-        word = await self._tunnel.over
+        gone: Deferred[None] = Deferred()
+        with suppress(CancelledError):
+            await gone
+
+    def _closed(self, word: str) -> None:
         self._console.leave(self._session)
         self._session.close(word)
 

@@ -162,6 +162,7 @@ class Tunnel:
         self.over: Deferred[str] = Deferred()
         self._clock = clock
         self._watch = watch
+        self._guarded = guarded
         self._link = SpiceLink() if guarded else None
         self._held = b""
         self._timer: IDelayedCall | None = None
@@ -263,12 +264,11 @@ class Tunnel:
     # -- the end ---------------------------------------------------------------------------
 
     def hushed(self, side: Side) -> None:
-        """*side* has nothing more to say, and may listen to the rest."""
+        """*side* has nothing more to say. Where bytes may be anything it may listen on; in SPICE it is gone."""
         self._part(self._word_of(side))
         other = self._other(side)
         other.transport.unregisterProducer()
-        if other.silent or ISSLTransport.providedBy(other.transport):
-            other.transport.loseConnection()
+        if self._guarded or other.silent or ISSLTransport.providedBy(other.transport):
             side.transport.loseConnection()
         else:
             other.transport.loseWriteConnection()
