@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -105,6 +106,9 @@ class Line(Protocol):
     def connectionMade(self) -> None:
         # Once more when TLS begins in the middle.
         self.write = straight(self.transport)
+        if isinstance(self.transport, FileDescriptor):
+            # As much at a time as fast TLS takes.
+            self.transport.bufferSize = fasttls.READ
         self.transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
