@@ -13,6 +13,7 @@ from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Qemu, Screen
 from tests.functional.processes import HOST, MIB, wait_for
+from tests.functional.test_real_pages import PageCase
 from tests.wire.rfb_peers import Client
 from tests.wire.test_rfb_viewer import ORDERS, order, pixel_format
 
@@ -236,3 +237,36 @@ class SharedTests(ConsoleCase):
         for seat in seats:
             self.assertEqual(seat.console.end(), (1000, "The console has ended"))
         self.refused(502, f"/console/{ticket}")
+
+
+class PageTests(PageCase):
+    """noVNC among those who look."""
+
+    def test_shared(self) -> None:
+        """The page shows what others see, types while it is in control, and looks on when it is not."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        ticket = self.grant(url, shared=True)
+        self.show(ticket)
+        self.browser.until("state", "Connected")
+        # From the machine's start on: its screen changes its size on the way.
+        self.assert_same(qemu)
+        seat = Seat(self.path(f"/console/{ticket}", "Sec-WebSocket-Protocol: binary"), "bgrx", ZRLE)
+        before = qemu.screen()
+        self.press("a")
+        wait_for(lambda: qemu.screen() != before, "what was typed")
+        self.assert_same(qemu)
+        wait_for(lambda: seat.sees(qemu.screen()), "the same picture beside it")
+        boss = Seat(self.open(url, shared=True, ops=["takeover"]), "rgbx", TIGHT)
+        before = qemu.screen()
+        self.press("a")
+        time.sleep(0.3)
+        self.assertEqual(qemu.screen(), before)
+        boss.type("b")
+        wait_for(lambda: qemu.screen() != before, "what the other one typed")
+        self.assert_same(qemu)
+        self.assertEqual(len(qemu.vnc_clients()), 1)
+        self.expected = ("WebSocket connection",)
+        self.gateway.delete(ticket)
+        wait_for(lambda: "revoked" in self.browser.driver.page_source, "the page says so")
