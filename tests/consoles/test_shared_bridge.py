@@ -294,6 +294,16 @@ class SharedTests(ServiceCase):
         await self.until(lambda: yours.closed and self.machine.lost)
         self.assertEqual((yours.closed, len(self.consoles.hubs)), (REVOKED, 0))
 
+    async def test_expired(self) -> None:
+        """A ticket that expires ends its own viewer, and nobody else."""
+        await self.ticket()
+        await self.ticket(OTHER, timeout=1)
+        stays, goes = await self.join(), await self.join(OTHER)
+        await self.until(lambda: goes.closed)
+        self.assertEqual((goes.closed or (0, ""))[0], 4401)
+        await self.sees(stays)
+        self.assertEqual(self.ops(), ["control"])
+
     async def test_killed(self) -> None:
         """An operator ends one viewer, and nobody else."""
         await self.ticket()

@@ -13,7 +13,7 @@ from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Qemu, Screen
 from tests.functional.processes import HOST, MIB, wait_for
-from tests.functional.test_real_pages import PageCase
+from tests.functional.test_real_pages import PageCase, lit
 from tests.wire.rfb_peers import Client
 from tests.wire.test_rfb_viewer import ORDERS, order, pixel_format
 
@@ -67,7 +67,8 @@ class Seat:
         return (client.width, client.height) == (screen.width, screen.height) and client.screen == screen.rgb
 
     def type(self, letter: str) -> None:
-        self.console.send(b"".join(pack(">BBxxI", 4, down, ord(letter)) for down in (1, 0)))
+        symbol = 0xFF1B if letter == "\x1b" else ord(letter)
+        self.console.send(b"".join(pack(">BBxxI", 4, down, symbol) for down in (1, 0)))
 
 
 class SharedTests(ConsoleCase):
@@ -218,6 +219,24 @@ class SharedTests(ConsoleCase):
         looks.type("x")
         time.sleep(0.3)
         self.assertEqual(qemu.screen(), screen)
+
+    def test_boot_menu(self) -> None:
+        """Who only looks, and who is not in control, opens no menu of the firmware; who is, does."""
+        qemu = self.machine().vnc()
+        qemu.start("-boot", "menu=on,splash-time=60000", boot=False)
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        looks = self.sit(self.grant(url, shared=True, ops=["view"]))
+        first, second = (self.sit(self.grant(url, shared=True)) for _ in range(2))
+        wait_for(lambda: lit(qemu.screen()) > 2000, "the firmware")
+        time.sleep(0.3)
+        before = lit(qemu.screen())
+        for seat in (looks, second):
+            seat.type("\x1b")
+        time.sleep(1)
+        # A cursor blinks.
+        self.assertLess(abs(lit(qemu.screen()) - before), 500)
+        first.type("\x1b")
+        wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
 
     def test_password(self) -> None:
         """The machine's password and certificate are asked for once, by us; who shows another is refused."""
