@@ -199,6 +199,11 @@ class SharedTests(ConsoleCase):
         screen = self.assert_all_see(qemu, [looks])
         looks.type("x")
         first = self.sit(self.grant(url, shared=True))
+        # To control is not to take over.
+        later = self.sit(self.grant(url, shared=True))
+        self.assertEqual(self.ops(), ["view", "control", "view"])
+        later.console.leave()
+        wait_for(lambda: len(self.ops()) == 2, "one has left")
         boss = self.sit(self.grant(url, shared=True, ops=["takeover"]))
         self.assertEqual(self.ops(), ["view", "view", "control"])
         for seat in (looks, first):
