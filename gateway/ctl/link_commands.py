@@ -16,6 +16,7 @@ from gateway.ctl.command import FILES, Command, Row, param, whole_seconds
 from gateway.ctl.control import Control, Document, segment
 from gateway.ctl.display import age, size
 from gateway.ctl.progress import Meter, ProgressLine
+from gateway.ctl.recording_commands import Replay
 from gateway.ctl.shell import Failed, Shell
 from gateway.ctl.ticket_commands import file_size, install, new_id, size_behind
 from gateway.wire.ticket_json import Kind
@@ -254,4 +255,5 @@ class Link(Command):
         ("upload", None, Upload, "a link that an image can be uploaded to"),
         ("download", None, Download, "a link that an image can be downloaded from"),
         ("console", None, Console, "a link to the page of a console"),
+        ("recording", None, Replay, "a link that a recording of a console can be watched at"),
     ]
