@@ -2,7 +2,7 @@
 
 ``echo``: a server that gives back what it gets; the first line it writes is its port.
 
-``browse ORDER``: ORDER is a JSON object with the port, the CA file, the paths, how many sessions, in turns under
+``browse ORDER``: ORDER is a JSON object with the port, the CA file, the paths, how many sessions, in turns on
 these paths, and how many bytes each sends in messages of all sizes, and wants back unchanged; no two say the
 same. Lines of JSON are written when all are open, when all bytes are back, and when all sessions of the first
 path were closed from the other side; in between a line on standard input is waited for.
