@@ -12,7 +12,7 @@ TESTS = Path(__file__).resolve().parent
 _ROW = re.compile(r"\| \*\*(?P<threat>[^*|]+)\*\* \| (?P<what>[^|]+) \| (?P<tests>[^|]+) \|")
 _NAME = re.compile(r"`([\w.]+)\.(\w+)\.(\w+)`")
 #: How many there are of each group.
-GROUPS = {"wire": 10, "ticket": 14, "http": 13, "relay": 10}
+GROUPS = {"wire": 10, "ticket": 14, "http": 13, "relay": 10, "console": 10, "hole": 10, "envelope": 10}
 
 
 def rows() -> dict[str, list[tuple[str, str, str]]]:
