@@ -4,8 +4,8 @@
 
 ``browse ORDER``: ORDER is a JSON object with the port, the CA file, the paths, how many sessions, in turns on
 these paths, and how many bytes each sends in messages of all sizes, and wants back unchanged; no two say the
-same. Lines of JSON are written when all are open, when all bytes are back, and when all sessions of the first
-path were closed from the other side; in between a line on standard input is waited for.
+same. Lines of JSON are written when all are open, when all bytes are back, and when all sessions of each
+of the first paths were closed from the other side; in between a line on standard input is waited for.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _AT_ONCE = 32
 _WINDOW = 64 * 1024
 #: Bytes after which what a session says repeats itself, a prime number.
 _PERIOD = 8209
+#: Paths whose end is awaited.
+_ENDED = 3
 _BINARY, _CLOSE, _PING = 2, 8, 9
 
 
@@ -190,14 +192,15 @@ async def _browse(order: Mapping[str, Any]) -> None:
         session.go()
     await asyncio.gather(*(it.done for it in sessions))
     _say(wrong=[it.wrong for it in sessions if it.wrong], seconds=time.monotonic() - begin)
-    await _go_ahead()
-    first = [it for it in sessions if it.path == paths[0]]
-    await asyncio.gather(*(it.ended for it in first))
-    _say(
-        closed=[it.closed for it in first],
-        others=sum(it.closed is None and not it.wrong for it in sessions),
-        wrong=[it.wrong for it in sessions if it.wrong],
-    )
+    for path in paths[:_ENDED]:
+        await _go_ahead()
+        these = [it for it in sessions if it.path == path]
+        await asyncio.gather(*(it.ended for it in these))
+        _say(
+            closed=[it.closed for it in these],
+            others=sum(it.closed is None and not it.wrong for it in sessions),
+            wrong=[it.wrong for it in sessions if it.wrong],
+        )
     await _go_ahead()
     # Without a good-bye from a thousand.
     os._exit(0)
