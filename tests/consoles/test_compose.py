@@ -8,9 +8,14 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from gateway import errors
+<<<<<<< HEAD
 from gateway.consoles.compose import adopt, compose
 from gateway.consoles.recording import Recordings
 from gateway.core.config_model import Config, Consoles, Images
+=======
+from gateway.consoles.compose import adopt, compose, origins
+from gateway.core.config_model import Config, Consoles, Gateway, Images, Web
+>>>>>>> 187d54b (docs: the console page; tests: its steps cost less)
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
 from tests.consoles.stage import Stage
@@ -45,3 +50,13 @@ class ComposeTests(Stage):
         self.assertEqual(service.consoles.access.prefixes, ("/c/",))
         adopt(service, config())
         self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
+
+    def test_origins(self) -> None:
+        """Our own pages may always open consoles: those of the public address, and those on this port."""
+        page = Gateway(public_url="https://gw.invalid:54323")
+        both = config(listen="tcp:6100").model_copy(update={"gateway": page, "web": Web(listen="tcp:54323")})
+        own = {("https", "gw.invalid", 54323), ("https", "gw.invalid", 6100)}
+        self.assertEqual(origins(both).allowed, own)
+        self.assertEqual(
+            origins(both.model_copy(update={"web": None})).allowed, {("https", "gw.invalid", 54323)}
+        )

@@ -6,8 +6,9 @@ import shutil
 import socket
 import sys
 import time
-from base64 import b64decode
 from collections.abc import Callable
+from contextlib import ExitStack
+from hashlib import sha256
 from typing import Any, ClassVar
 
 from selenium.webdriver import ActionChains
@@ -22,19 +23,40 @@ from tests.functional.processes import HOST, Peer, free_port, short_directory, w
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
+WHITE = [255, 255, 255]
 SCREENS = ((390, 844), (1280, 800))
-#: The pixels of the console as the page has them, three bytes each, in base64.
-PIXELS = """
+#: Width and height of what the page shows of the console, and the digest of its pixels, three bytes each.
+SEEN = """
 const canvas = document.querySelector("#screen canvas");
-if (!canvas || !canvas.width) return [0, 0, ""];
+if (!canvas?.width) return [0, 0, ""];
 const {width, height} = canvas;
 const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
 const rgb = new Uint8Array(width * height * 3);
 for (let at = 0; at < width * height; at += 1) rgb.set(data.subarray(4 * at, 4 * at + 3), 3 * at);
-let text = "";
-for (let at = 0; at < rgb.length; at += 8192) text += String.fromCharCode(...rgb.subarray(at, at + 8192));
-return [width, height, btoa(text)];
+const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", rgb));
+return [width, height, [...digest].map((it) => it.toString(16).padStart(2, "0")).join("")];
 """
+#: Red, green and blue of the pixel at the arguments.
+PIXEL = """
+const [x, y] = arguments;
+const context = document.querySelector("#screen canvas").getContext("2d");
+return [...context.getImageData(x, y, 1, 1).data].slice(0, 3);
+"""
+Seen = tuple[int, int, str]
+
+
+def digest(screen: Screen) -> Seen:
+    """What the page should show of *screen*."""
+    return screen.width, screen.height, sha256(screen.rgb).hexdigest()
+
+
+#: What all classes share: one browser.
+OPEN = ExitStack()
+
+
+def tearDownModule() -> None:
+    """The name is that of unittest."""
+    OPEN.close()
 
 
 def lit(screen: Screen) -> int:
@@ -54,10 +76,11 @@ class PageCase(ConsoleCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        directory = short_directory()
-        cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
-        cls.browser = Browser(directory)
-        cls.addClassCleanup(cls.browser.stop)
+        if not hasattr(PageCase, "browser"):
+            directory = short_directory()
+            OPEN.callback(shutil.rmtree, directory, ignore_errors=True)
+            PageCase.browser = Browser(directory)
+            OPEN.callback(PageCase.browser.stop)
 
     def setUp(self) -> None:
         self.expected: tuple[str, ...] = ()
@@ -74,10 +97,14 @@ class PageCase(ConsoleCase):
     def show(self, ticket: str, page: str = "console") -> None:
         self.browser.open(f"https://localhost:{self.consoles}/ui/{page}#{ticket}")
 
-    def seen(self) -> Screen:
+    def seen(self) -> Seen:
         """What the page shows of the console."""
-        width, height, data = self.browser.driver.execute_script(PIXELS)
-        return Screen(width, height, b64decode(data))
+        width, height, pixels = self.browser.call(SEEN)
+        return width, height, pixels
+
+    def pixel(self, x: int, y: int) -> list[int]:
+        color: list[int] = self.browser.driver.execute_script(PIXEL, x, y)
+        return color
 
     def press(self, *keys: str) -> None:
         ActionChains(self.browser.driver).send_keys(*keys).perform()
@@ -90,7 +117,7 @@ class PageCase(ConsoleCase):
 
     def assert_same(self, qemu: Qemu) -> None:
         """The page shows what the machine shows, pixel for pixel."""
-        wanted = qemu.wait_for_screen()
+        wanted = digest(qemu.wait_for_screen())
         wait_for(lambda: self.seen() == wanted, "the same picture")
 
 
@@ -138,7 +165,7 @@ class VncTests(PageCase):
             else:
                 self.press(Keys.ESCAPE)
             wait_for(lambda qemu=qemu, before=before: lit(qemu.screen()) > before + 500, "the menu")  # type: ignore[misc]
-            wait_for(lambda qemu=qemu: self.seen() == qemu.screen(), "the same picture")  # type: ignore[misc]
+            wait_for(lambda qemu=qemu: self.seen() == digest(qemu.screen()), "the same picture")  # type: ignore[misc]
             self.browser.screenshot(f"console-boot-menu-{by_button}")
             qemu.stop()
 
@@ -223,7 +250,8 @@ class VncTests(PageCase):
         self.browser.until("state", "Connected")
         self.gateway.kill()
         try:
-            self.browser.until("why", "Trying again in")
+            self.browser.until("when", "Trying again in")
+            self.assertIn("was lost", self.browser.text("why"))
         finally:
             self.gateway.start()
         self.gateway.put({**self.granted(qemu), "uuid": ticket})
@@ -233,6 +261,19 @@ class VncTests(PageCase):
     def granted(self, qemu: Qemu) -> dict[str, Any]:
         url = f"vnc://{HOST}:{qemu.vnc_port}"
         return {"kind": "console", "url": url, "timeout": 300, "ops": ["view", "control"]}
+
+    def test_no_viewer(self) -> None:
+        """A gateway that was installed without the viewers says so."""
+        self.expected = ("ERR_BLOCKED_BY_CLIENT",)
+        tell = self.browser.driver.execute_cdp_cmd
+        tell("Network.enable", {})
+        tell("Network.setBlockedURLs", {"urls": ["*/ui/novnc/*"]})
+        try:
+            self.show(self.grant(f"vnc://{HOST}:1"))
+            self.browser.until("why", "npm was missing")
+        finally:
+            tell("Network.setBlockedURLs", {"urls": []})
+            tell("Network.disable", {})
 
     def test_no_ticket(self) -> None:
         """Without a ticket, and with one that nobody knows, the page says so and asks for nothing."""
@@ -280,7 +321,7 @@ class ToolTests(PageCase):
         ticket = self.grant(f"vnc://{HOST}:{self.picture.port}", **more)
         self.show(ticket)
         self.browser.until("state", "Connected")
-        wait_for(lambda: self.seen().width == 640 and any(self.seen().rgb), "a picture")
+        wait_for(lambda: self.seen()[0] == 640 and self.pixel(0, 0) == WHITE, "a picture")
         return ticket
 
     def active(self) -> str:
@@ -369,8 +410,7 @@ class ToolTests(PageCase):
         self.open_picture()
         canvas = self.browser.driver.find_element(By.CSS_SELECTOR, "#screen canvas")
         self.changes(lambda: ActionChains(self.browser.driver).click_and_hold(canvas).release().perform())
-        at = ((200 * 640) + 320) * 3
-        self.assertEqual(self.seen().rgb[at : at + 3], b"\xff\xff\xff")
+        self.assertEqual(self.pixel(321, 201), WHITE)
 
     def test_badges(self) -> None:
         """What a ticket is like is seen."""
@@ -472,7 +512,7 @@ class SpiceTests(PageCase):
         before = self.firmware(qemu)
         self.press(Keys.ESCAPE)
         wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
-        wait_for(lambda: self.seen() == qemu.screen(), "the same picture")
+        wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")
 
     def test_password(self) -> None:
         """Where nobody told us the password, the user is asked for it, and again when it was wrong."""

@@ -216,6 +216,8 @@ export class Toolbar {
       await document.exitFullscreen();
     } else {
       await document.documentElement.requestFullscreen();
+      // Where that can be had, all keys go to the console; Escape that is held down leaves.
+      await navigator.keyboard?.lock?.();
     }
     this.viewer()?.focus();
   }
