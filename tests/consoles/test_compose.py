@@ -8,14 +8,9 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from gateway import errors
-<<<<<<< HEAD
-from gateway.consoles.compose import adopt, compose
-from gateway.consoles.recording import Recordings
-from gateway.core.config_model import Config, Consoles, Images
-=======
 from gateway.consoles.compose import adopt, compose, origins
+from gateway.consoles.recording import Recordings
 from gateway.core.config_model import Config, Consoles, Gateway, Images, Web
->>>>>>> 187d54b (docs: the console page; tests: its steps cost less)
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
 from tests.consoles.stage import Stage
