@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, ClassVar
-from uuid import uuid4
+from typing import Any
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -14,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.hypervisor import PASSWORD, Qemu
 from tests.functional.page_case import PageCase, close_browser, digest, lit
-from tests.functional.processes import HOST, free_port, wait_for
+from tests.functional.processes import HOST, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
@@ -300,70 +297,3 @@ class SerialTests(PageCase):
         self.browser.screenshot("console-serial")
         qemu.vanish()
         self.browser.until("why", "The console has ended.")
-
-
-class RecordedTests(PageCase):
-    """What is recorded on the one page, and played by the other."""
-
-    more: ClassVar[dict[str, str]] = {"recordings": "recordings"}
-    web: ClassVar[int]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.web = free_port()
-        listen = {"listen": f"tcp:{cls.web}:interface={HOST}"}
-        cls.sections = {"web": listen, "images": listen}
-        super().setUpClass()
-
-    def record(self, url: str) -> str:
-        """A console in the page that is recorded; return the ticket."""
-        ticket = self.grant(url, record=True)
-        self.show(ticket)
-        self.browser.until("state", "Connected")
-        self.assertTrue(self.browser.find("recorded").is_displayed())
-        return ticket
-
-    def replay(self, ticket: str) -> None:
-        """End the console, and play to its end what there is of it."""
-        self.gateway.delete(ticket)
-        self.browser.until("why", "revoked")
-
-        def found() -> list[dict[str, Any]]:
-            kept: list[dict[str, Any]] = self.gateway.control("GET", "/recordings/").json()["recordings"]
-            return [
-                it
-                for it in kept
-                if it["complete"] and it["ticket"] == sha256(ticket.encode()).hexdigest()[:12]
-            ]
-
-        wait_for(found, "a recording that is complete")
-        [recording] = found()
-        name = str(uuid4())
-        image = {"uuid": name, "url": Path(recording["path"]).as_uri(), "size": recording["size"]}
-        self.gateway.put({**image, "ops": ["read"], "timeout": 300})
-        self.browser.open(f"https://localhost:{self.web}/ui/replay#{name}")
-        self.browser.until("state", "At its end")
-
-    def test_vnc(self) -> None:
-        """The last picture of the recording is that of the machine, pixel for pixel."""
-        qemu = self.machine().vnc()
-        qemu.start()
-        ticket = self.record(f"vnc://{HOST}:{qemu.vnc_port}")
-        self.assert_same(qemu)
-        before = qemu.screen()
-        self.press("abc")
-        wait_for(lambda: qemu.screen() != before, "what was typed")
-        self.assert_same(qemu)
-        self.replay(ticket)
-        self.assert_same(qemu)
-
-    def test_serial(self) -> None:
-        """What the line has said is in the recording."""
-        qemu = self.machine().serial_tcp()
-        qemu.start()
-        ticket = self.record(f"serial://{HOST}:{qemu.serial}")
-        shown = "document.querySelector('.xterm-rows')?.innerText ?? ''"
-        self.press("recorded")
-        wait_for(lambda: "recorded" in self.browser.read(shown), "the echo")
-        self.replay(ticket)
-        wait_for(lambda: "recorded" in self.browser.read(shown), "the same in the recording")
