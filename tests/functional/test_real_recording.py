@@ -168,6 +168,19 @@ class VncTests(_Case):
         wait_for(lambda: qemu.screen() != late, "what was typed")
         plain.leave()
 
+    def test_vanishes(self) -> None:
+        """When the machine dies its recording ends with what it showed last."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        console = self.open(f"vnc://{HOST}:{qemu.vnc_port}", record=True)
+        self.assert_screen(console)
+        last = qemu.wait_for_screen()
+        time.sleep(1)
+        qemu.vanish()
+        self.assertEqual(console.end(), (1000, "The console has ended"))
+        console.leave()
+        self.assertEqual(Film(self.recording("fbs").read_bytes()).picture, last)
+
     def test_fails(self) -> None:
         """A console that is out of reach is refused as ever, and leaves no recording."""
         self.refused(502, f"/console/{self.grant(f'vnc://{HOST}:{free_port()}', record=True)}")
@@ -233,6 +246,25 @@ class SerialTests(_Case):
         self.gateway.put({**more, "ops": ["read", "write"]})
         self.assertEqual(self.gateway.ask("PUT", f"/images/{ticket}", b"x" * 8).status, 403)
         self.assertEqual(file.read_bytes(), data)
+
+    def test_stopped(self) -> None:
+        """When the gateway stops in order its consoles end, and their recordings are complete."""
+        qemu = self.machine().serial_unix()
+        qemu.start()
+        qemu.wait_for_screen()
+        console = self.open(f"serial+unix://{qemu.serial}", record=True)
+        console.send(b"last\r\n")
+        console.until(b"last\r\n")
+        before = len(self.gateway.log())
+        self.gateway.stop()
+        self.assertEqual(console.end()[0], 4503)
+        [file] = self.kept.iterdir()
+        self.assertEqual(file.suffix, ".cast")
+        self.assertIn("last", text_of(file))
+        log = self.gateway.log()[before:]
+        self.assertIn('"event": "recording.end"', log)
+        self.assertNotIn(text_of(file).strip(), log)
+        self.gateway.start()
 
     def test_killed(self) -> None:
         """What a gateway left behind that was killed is complete after the next start, up to the end."""
