@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from gateway import errors
 from gateway.consoles.compose import adopt, compose, origins
 from gateway.consoles.recording import Recordings
+from gateway.core.base import Base
 from gateway.core.config_model import Config, Consoles, Gateway, Images, Web
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
@@ -36,8 +37,8 @@ class ComposeTests(Stage):
             raise error
 
         kept = Recordings(lambda *_: None, self.clock, self.wall)  # type: ignore[arg-type]
-        args = (config(), self.clock, self.wall, self.registry, tokens, sessions, dialer, kept)
-        service = compose(*args, refused)
+        base = Base(self.clock, self.wall, self.registry, tokens, sessions, dialer)
+        service = compose(config(), base, kept, refused)
         assert service is not None
         self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
         adopt(service, config(client_certificate=OURS[0], client_key=OURS[1], paths=("/c/",)))
