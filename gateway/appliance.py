@@ -7,16 +7,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
 from gateway import __version__, consoles, errors, tunnel
@@ -24,6 +22,7 @@ from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
 from gateway.core.audit import Audit
+from gateway.core.base import Base
 from gateway.core.clock import StepWatch, wall
 from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
@@ -31,7 +30,6 @@ from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
 from gateway.core.guard import Guard
 from gateway.core.health import Health
-from gateway.core.http_client import UpstreamPool
 from gateway.core.listeners import Listener
 from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
@@ -42,19 +40,14 @@ from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
 from gateway.core.tls import tls_factory
-from gateway.core.tls_client import ClientSessions, strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.core.tokens import TokenVerifier
-from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite, Tree
-from gateway.images import Access, Cors, ImageService, NbdPool, Targets
+from gateway.images import Images
 from gateway.web import pages
 
 #: Listeners that only the operator's own programs reach; they are never limited nor drained.
 _TRUSTED = frozenset({"control", "metrics"})
-#: Threads for files; a transfer uses one at a time.
-_FILE_THREADS = 16
-
 
 _log = Logger(namespace="gateway")
 _audit_log = Logger(namespace=logs.AUDIT)
@@ -78,16 +71,12 @@ class Appliance(logs.LoggedService):
         self._make_core()
         self._guard = Guard(reactor, config.limits, self._seen, self.health)
         self._guard.setServiceParent(self)
-        self._make_images()
+        base = Base(reactor, wall, self.registry, self.tokens, self.sessions, self.dialer)
+        self.images = Images(config, base)
+        self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
+        self.recordings.setServiceParent(self)
         self.consoles = consoles.compose(
-            self.config,
-            reactor,
-            wall,
-            self.registry,
-            self.tokens,
-            self.sessions,
-            self.dialer,
-            self._guard.hooks("consoles")["refused"],
+            config, base, self.recordings, self._guard.hooks("consoles")["refused"]
         )
         proofs = Proofs(self.registry, self.tokens, reactor, wall)
         self.tunnel = tunnel.compose(config, proofs, self.sessions, self.dialer, self._seen.tunnel)
@@ -134,8 +123,6 @@ class Appliance(logs.LoggedService):
             dns_timeout=config.limits.dns_timeout,
             lookups=config.limits.dns_lookups,
         )
-        self.pool = UpstreamPool(reactor)
-        self.nbd = NbdPool(self.dialer, reactor)
         self.drain = Drain(reactor, self.sessions, config.gateway.drain_timeout, self._begin_drain)
         self._tls = (
             ReloadableTLS(lambda: self._context(self.config))
@@ -162,47 +149,6 @@ class Appliance(logs.LoggedService):
         return ServerContext(
             tls.certificate, tls.key, tls.chain, tls.minimum, ciphers=tls.ciphers, now=wall()
         )
-
-    def _make_images(self) -> None:
-        self.files = ThreadPool(0, _FILE_THREADS, "files")
-        self.images: ImageService | None = None
-        if self.config.images is None:
-            return
-        self.images = ImageService(
-            access=Access(self.registry, self.tokens, self._reactor, wall),
-            registry=self.registry,
-            sessions=self.sessions,
-            targets=self._targets(self.config),
-            cors=Cors(self.config.images.cors_origins),
-            clock=self._reactor,
-            rate=self.config.limits.rate,
-            operations=self.config.limits.sessions_per_ticket,
-        )
-
-    def _targets(self, config: Config) -> Targets:
-        images = config.images
-        if images is None:
-            raise errors.ConfigError(["[images]: is missing"])
-        trust = [] if images.upstream_ca is None else [images.upstream_ca]
-        # New with each reload: what was trusted before has to be shown again.
-        sessions = ClientSessions(self._reactor, wall)
-        upstreams = Upstreams(
-            self.dialer,
-            self.pool,
-            lambda host: strict_creator(
-                host,
-                trust,
-                client_certificate=images.upstream_certificate,
-                client_key=images.upstream_key,
-                sessions=sessions,
-            ),
-            self._reactor,
-            config.limits.upstream_timeout,
-        )
-        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket, self.nbd)
-
-    def _in_thread(self, function: Callable[..., Any], *args: object) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self.files, function, *args)
 
     def _listen(self) -> None:
         """One site for each endpoint; services that share an endpoint share the site."""
@@ -252,8 +198,8 @@ class Appliance(logs.LoggedService):
         )
 
     def _serve(self, section: str, site: GatewaySite) -> None:
-        if section == "images" and self.images is not None:
-            site.routes.append(self.images.route)
+        if section == "images":
+            self.images.serve(site)
         elif section == "consoles" and self.consoles is not None:
             site.routes.append(self.consoles.route)
             if self.config.web is not None:
@@ -264,7 +210,7 @@ class Appliance(logs.LoggedService):
         elif section == "web":
             site.resource = pages()
         elif section == "control":
-            orders = Orders(self.health.status, self.drain.start, self.reload)
+            orders = Orders(self.health.status, self.drain.start, self.reload, self.recordings.list)
             site.resource = control_tree(
                 self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout
             )
@@ -288,7 +234,7 @@ class Appliance(logs.LoggedService):
                 directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             except OSError as error:
                 raise SystemExit(f"gateway: cannot make {directory}: {error.strerror}") from error
-        self.files.start()
+        self.images.start()
         self._uncapture = logs.capture()
         self._audit("start")
         super().startService()
@@ -342,12 +288,10 @@ class Appliance(logs.LoggedService):
         yield MultiService.stopService(self)
         for site in self._sites.values():
             site.close()
-        self.pool.close()
-        self.nbd.close()
         self.registry.stop()
         if self._watch.running:
             self._watch.stop()
-        self.files.stop()
+        self.images.stop()
         self._audit("stop")
         self._audit.close()
         self._uncapture()
@@ -399,12 +343,7 @@ class Appliance(logs.LoggedService):
             warnings.append("what listens has changed, which takes a restart")
         self.config = self.health.config = new
         self.dialer.policy = _policy(new, self._own)
-        self.pool.close()
-        self.nbd.close()
-        if self.images is not None and new.images is not None:
-            self.images.targets = self._targets(new)
-            self.images.cors = Cors(new.images.cors_origins)
-            self.images.rate = new.limits.rate
+        self.images.adopt(new)
         consoles.adopt(self.consoles, new)
         tunnel.adopt(self.tunnel, new)
         for section, listener, _ in self.health.listeners:

@@ -99,6 +99,7 @@ class Health:
             "checks": {name: {"ok": good, "text": text} for name, (good, text) in checks.items()},
             "public_url": self.config.gateway.public_url,
             "console_url": console_url(self.config),
+            "pages": self.config.web is not None,
             "listeners": [
                 {"service": section, "listen": listener.endpoint, "tls": encrypted}
                 for section, listener, encrypted in self.listeners

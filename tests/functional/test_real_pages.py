@@ -1,94 +1,20 @@
-"""The console page in a real Chromium, against a real gateway and real QEMU."""
+"""Consoles of every kind on their page, in a real Chromium, of real QEMU through a real gateway."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from base64 import b64decode
-from typing import Any, ClassVar
+from typing import Any
 
-from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.functional.browser import Browser
 from tests.functional.case import PYTEST_ONLY
-from tests.functional.console_case import ConsoleCase
-from tests.functional.hypervisor import PASSWORD, Qemu, Screen
-from tests.functional.processes import HOST, short_directory, wait_for
+from tests.functional.hypervisor import PASSWORD, Qemu
+from tests.functional.page_case import PageCase, close_browser, digest, lit
+from tests.functional.processes import HOST, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
-
-SCREENS = ((390, 844), (1280, 800))
-#: The pixels of the console as the page has them, three bytes each, in base64.
-PIXELS = """
-const canvas = document.querySelector("#screen canvas");
-if (!canvas || !canvas.width) return [0, 0, ""];
-const {width, height} = canvas;
-const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-const rgb = new Uint8Array(width * height * 3);
-for (let at = 0; at < width * height; at += 1) rgb.set(data.subarray(4 * at, 4 * at + 3), 3 * at);
-let text = "";
-for (let at = 0; at < rgb.length; at += 8192) text += String.fromCharCode(...rgb.subarray(at, at + 8192));
-return [width, height, btoa(text)];
-"""
-
-
-def lit(screen: Screen) -> int:
-    """How many bytes of a screen are not black."""
-    return len(screen.rgb) - screen.rgb.count(0)
-
-
-class PageCase(ConsoleCase):
-    """A browser, and a gateway with pages for it.
-
-    :ivar expected: parts of what may stand in the browser's console.
-    """
-
-    sections: ClassVar = {"web": {"listen": "tcp:0:interface=127.0.0.1"}}
-    browser: ClassVar[Browser]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        directory = short_directory()
-        cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
-        cls.browser = Browser(directory)
-        cls.addClassCleanup(cls.browser.stop)
-
-    def setUp(self) -> None:
-        self.expected: tuple[str, ...] = ()
-        self.browser.look(*SCREENS[1])
-        self.browser.complaints()
-        self.addCleanup(self.browser.driver.get, "about:blank")
-
-    def tearDown(self) -> None:
-        # The test reads pixels more often than Chromium likes.
-        expected = (*self.expected, "Canvas2D: Multiple readback")
-        found = self.browser.complaints()
-        self.assertEqual([text for text in found if not any(part in text for part in expected)], [])
-
-    def show(self, ticket: str, page: str = "console") -> None:
-        self.browser.open(f"https://localhost:{self.consoles}/ui/{page}#{ticket}")
-
-    def seen(self) -> Screen:
-        """What the page shows of the console."""
-        width, height, data = self.browser.driver.execute_script(PIXELS)
-        return Screen(width, height, b64decode(data))
-
-    def press(self, *keys: str) -> None:
-        ActionChains(self.browser.driver).send_keys(*keys).perform()
-
-    def firmware(self, qemu: Qemu) -> int:
-        """Wait until the firmware offers its menu; return how much is lit, but for a cursor that blinks."""
-        wait_for(lambda: lit(qemu.screen()) > 2000, "the firmware")
-        time.sleep(0.3)
-        return lit(qemu.screen())
-
-    def assert_same(self, qemu: Qemu) -> None:
-        """The page shows what the machine shows, pixel for pixel."""
-        wanted = qemu.wait_for_screen()
-        wait_for(lambda: self.seen() == wanted, "the same picture")
+tearDownModule = close_browser
 
 
 class VncTests(PageCase):
@@ -135,7 +61,7 @@ class VncTests(PageCase):
             else:
                 self.press(Keys.ESCAPE)
             wait_for(lambda qemu=qemu, before=before: lit(qemu.screen()) > before + 500, "the menu")  # type: ignore[misc]
-            wait_for(lambda qemu=qemu: self.seen() == qemu.screen(), "the same picture")  # type: ignore[misc]
+            wait_for(lambda qemu=qemu: self.seen() == digest(qemu.screen()), "the same picture")  # type: ignore[misc]
             self.browser.screenshot(f"console-boot-menu-{by_button}")
             qemu.stop()
 
@@ -200,6 +126,51 @@ class VncTests(PageCase):
         self.browser.find("again").click()
         self.browser.until("why", "No such ticket")
 
+    def test_renewed(self) -> None:
+        """What is left of the ticket is counted down; a renewal moves it, and its end is the console's."""
+        _, ticket = self.open_vnc(timeout=9)
+        self.assertRegex(self.browser.text("ends"), "ends in 0:0[0-9]")
+        self.gateway.control("PATCH", f"/tickets/{ticket}", {"timeout": 300})
+        self.browser.until("ends", "ends in 4:5", 8.0)
+        self.assertEqual(self.browser.text("state"), "Connected")
+        self.gateway.control("PATCH", f"/tickets/{ticket}", {"timeout": 1})
+        self.browser.until("why", "has expired")
+
+    def test_lost(self) -> None:
+        """Where the gateway is lost, the page tries again by itself, and counts the seconds until then."""
+        self.expected = ("ERR_CONNECTION", "WebSocket connection", "502", "503", "Failed when connecting")
+        qemu = self.machine().vnc()
+        qemu.start()
+        ticket = self.grant(f"vnc://{HOST}:{qemu.vnc_port}")
+        self.show(ticket)
+        self.browser.until("state", "Connected")
+        self.gateway.kill()
+        try:
+            self.browser.until("when", "Trying again in")
+            self.assertIn("was lost", self.browser.text("why"))
+        finally:
+            self.gateway.start()
+        self.gateway.put({**self.granted(qemu), "uuid": ticket})
+        self.browser.until("state", "Connected")
+        self.assert_same(qemu)
+
+    def granted(self, qemu: Qemu) -> dict[str, Any]:
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        return {"kind": "console", "url": url, "timeout": 300, "ops": ["view", "control"]}
+
+    def test_no_viewer(self) -> None:
+        """A gateway that was installed without the viewers says so."""
+        self.expected = ("ERR_BLOCKED_BY_CLIENT",)
+        tell = self.browser.driver.execute_cdp_cmd
+        tell("Network.enable", {})
+        tell("Network.setBlockedURLs", {"urls": ["*/ui/novnc/*"]})
+        try:
+            self.show(self.grant(f"vnc://{HOST}:1"))
+            self.browser.until("why", "npm was missing")
+        finally:
+            tell("Network.setBlockedURLs", {"urls": []})
+            tell("Network.disable", {})
+
     def test_no_ticket(self) -> None:
         """Without a ticket, and with one that nobody knows, the page says so and asks for nothing."""
         self.expected = ("403",)
@@ -212,3 +183,117 @@ class VncTests(PageCase):
         self.browser.until("why", "No such ticket")
         self.show("%E0%A4%A")
         self.browser.until("what", "No ticket")
+
+
+class SpiceTests(PageCase):
+    """SPICE, by spice-html5."""
+
+    def open_spice(self, qemu: Qemu, **more: Any) -> str:
+        """A console in the page; return the ticket."""
+        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}", **more)
+        self.show(ticket)
+        return ticket
+
+    def test_console(self) -> None:
+        """The guest is seen as it is, with its password known to the gateway; what is typed arrives."""
+        qemu = self.machine().spice(password=PASSWORD)
+        qemu.start()
+        ticket = self.open_spice(qemu, secret=PASSWORD, uses=1)
+        self.browser.until("state", "Connected")
+        self.assert_same(qemu)
+        before = qemu.screen()
+        self.press("b")
+        wait_for(lambda: qemu.screen() != before, "what was typed")
+        self.assert_same(qemu)
+        before = qemu.screen()
+        self.browser.find("clipboard-open").click()
+        self.browser.find("text").send_keys("Typed: 1+1=2")
+        self.browser.find("type").click()
+        wait_for(lambda: qemu.screen() != before, "what was typed")
+        self.assert_same(qemu)
+        self.browser.screenshot("console-spice")
+        self.gateway.delete(ticket)
+        self.browser.until("why", "Your access to this console was revoked")
+
+    def test_boot_menu(self) -> None:
+        """Escape opens the firmware's menu."""
+        qemu = self.machine().spice()
+        qemu.start("-boot", "menu=on,splash-time=60000", boot=False)
+        self.open_spice(qemu)
+        self.browser.until("state", "Connected")
+        before = self.firmware(qemu)
+        self.press(Keys.ESCAPE)
+        wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
+        wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")
+
+    def test_password(self) -> None:
+        """Where nobody told us the password, the user is asked for it, and again when it was wrong."""
+        qemu = self.machine().spice(password=PASSWORD)
+        qemu.start()
+        self.open_spice(qemu)
+        for password in ("wrong", PASSWORD):
+            self.browser.until("what", "asks for a password")
+            self.press(password, Keys.ENTER)
+        self.browser.until("state", "Connected")
+        self.assert_same(qemu)
+
+    def test_ends(self) -> None:
+        """The machine is gone: the page says so, and connects again when asked."""
+        qemu = self.machine().spice()
+        qemu.start()
+        port = qemu.spice_port
+        self.open_spice(qemu)
+        self.browser.until("state", "Connected")
+        qemu.vanish()
+        self.browser.until("why", "The console has ended.")
+        again = self.machine()
+        again._options = ["-vga", "qxl", "-spice", f"addr={HOST},port={port},disable-ticketing=on"]
+        again.start()
+        self.press(Keys.ENTER)
+        self.browser.until("state", "Connected")
+        self.assert_same(again)
+
+    def test_view_only(self) -> None:
+        """Who may only look sees the guest, and types nothing."""
+        self.expected = ("403",)
+        qemu = self.machine().spice()
+        qemu.start()
+        self.open_spice(qemu, ops=["view"])
+        self.browser.until("state", "Connected")
+        self.assertEqual(self.browser.text("view-only"), "view only")
+        self.assert_same(qemu)
+        before = qemu.screen()
+        self.press("a")
+        self.assert_same(qemu)
+        self.assertEqual(qemu.screen(), before)
+
+
+class SerialTests(PageCase):
+    """A serial line, by xterm.js."""
+
+    def text(self) -> str:
+        """What the terminal shows."""
+        text: str = self.browser.read("document.querySelector('.xterm-rows')?.innerText ?? ''")
+        return text.replace("\xa0", " ")
+
+    def test_console(self) -> None:
+        """What is typed comes back from the guest, by keyboard and by button; colors are colors."""
+        qemu = self.machine().serial_tcp()
+        qemu.start()
+        self.show(self.grant(f"serial://{HOST}:{qemu.serial}"))
+        self.browser.until("state", "Connected")
+        # What the guest has said before nobody heard.
+        self.press("hello, guest")
+        wait_for(lambda: "hello, guest" in self.text(), "the echo")
+        self.press("\033[38;2;1;200;3mgreen\033[0m")
+        wait_for(lambda: "green" in self.text(), "the echo in color")
+        spans = "[...document.querySelectorAll('.xterm-rows span')]"
+        shown = self.browser.read(f"getComputedStyle({spans}.find((it) => it.innerText === 'green')).color")
+        self.assertEqual(shown, "rgb(1, 200, 3)")
+        self.browser.find("clipboard-open").click()
+        self.browser.find("text").send_keys("pasted")
+        self.browser.find("type").click()
+        wait_for(lambda: "pasted" in self.text(), "the echo of what was pasted")
+        self.browser.screenshot("console-serial")
+        qemu.vanish()
+        self.browser.until("why", "The console has ended.")

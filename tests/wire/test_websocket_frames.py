@@ -28,6 +28,7 @@ from gateway.wire.websocket_frames import (
     FrameLimits,
     FrameReader,
     frame,
+    frames,
 )
 
 KEY = b"\x37\xfa\x21\x3d"
@@ -347,7 +348,7 @@ _PAYLOADS = st.one_of(
 
 
 @st.composite
-def frames(draw: st.DrawFn) -> bytes:
+def mixed(draw: st.DrawFn) -> bytes:
     """Frames in an order that is sometimes right, with mistakes now and then."""
     data = b""
     for _ in range(draw(st.integers(1, 5))):
@@ -362,7 +363,7 @@ class OracleTests(SynchronousTestCase):
     """Another implementation reads the same."""
 
     @settings(max_examples=400, deadline=None)
-    @given(frames(), st.lists(st.integers(0, 1 << 17), max_size=4))
+    @given(mixed(), st.lists(st.integers(0, 1 << 17), max_size=4))
     def test_frames(self, data: bytes, at: list[int]) -> None:
         """What one takes the other one takes, as the same; what one refuses the other refuses, so too."""
         # We refuse a header before it is whole.
@@ -378,6 +379,32 @@ class OracleTests(SynchronousTestCase):
         self.assertEqual(error is None, again is None)
         if error is None:
             self.assertEqual(joined(whole), joined(parts))
+
+
+class KeysTests(SynchronousTestCase):
+    """The short way of what is typed."""
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=140), st.booleans(), st.sampled_from((BINARY, TEXT, CONTINUATION, PING)))
+    def test_as_always(self, payload: bytes, final: bool, opcode: int) -> None:
+        """What is read the short way is what would have been read the long way; nothing else is taken."""
+        data = client(opcode, payload, final=final)
+        found = FrameReader(STREAM).keys(data)
+        whole = final and opcode == BINARY and 0 < len(payload) <= 125
+        self.assertEqual(found, payload if whole else b"")
+        for other in (data[:-1], data + b"\0", bytes((data[0] | 0x40,)) + data[1:]):
+            self.assertEqual(FrameReader(STREAM).keys(other), b"")
+
+    def test_place(self) -> None:
+        """In the middle of a frame or a message, or beyond a limit, there is no short way."""
+        data = client(BINARY, b"keys")
+        for before in (data[:1], data[:8], client(BINARY, b"x", final=False)):
+            reader = FrameReader(FrameLimits())
+            list(reader.receive(before))
+            self.assertEqual(reader.keys(data), b"")
+        for limits in (FrameLimits(max_frame=3), FrameLimits(max_message=3), FrameLimits(boundaries=True)):
+            self.assertEqual(FrameReader(limits).keys(data), b"")
+        self.assertEqual(FrameReader(FrameLimits(binary=False)).keys(data), b"")
 
 
 class FrameTests(SynchronousTestCase):
@@ -396,6 +423,18 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(read, "x" * size)
         self.assertEqual(parts[-1].message_finished, final)
         self.assertEqual(len(data) - size, 2 if size < 126 else 4 if size < 65_536 else 10)
+
+    def test_several(self) -> None:
+        """Many bytes become whole messages, none larger than is said, and no empty one."""
+        for size in (1, 99, 100, 101, 300, 1000):
+            payload = random.Random(size).randbytes(size)
+            protocol = FrameProtocol(client=True, extensions=[])
+            protocol.receive_bytes(frames(BINARY, memoryview(payload), 100))
+            parts: list[Any] = list(protocol.received_frames())
+            self.assertEqual(b"".join(part.payload for part in parts), payload)
+            self.assertEqual({part.message_finished for part in parts}, {True})
+            self.assertEqual([len(part.payload) for part in parts[:-1]], [100] * (len(parts) - 1))
+            self.assertLessEqual(len(parts[-1].payload), 100)
 
 
 class MaskTests(SynchronousTestCase):
