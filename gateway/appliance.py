@@ -35,7 +35,6 @@ from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
 from gateway.core.policy import Policy, parse_rule
-from gateway.core.proofs import Proofs
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
@@ -78,8 +77,7 @@ class Appliance(logs.LoggedService):
         self.consoles = consoles.compose(
             config, base, self.recordings, self._guard.hooks("consoles")["refused"]
         )
-        proofs = Proofs(self.registry, self.tokens, reactor, wall)
-        self.tunnel = tunnel.compose(config, proofs, self.sessions, self.dialer, self._seen.tunnel)
+        self.tunnel = tunnel.compose(config, base, self._seen.tunnel)
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
@@ -25,12 +25,13 @@ from gateway.consoles.credential import PREFIXES, Credential, find
 from gateway.consoles.origin import Origins
 from gateway.consoles.spice_console import SpiceChannel, SpiceConsoles
 from gateway.consoles.targets import Target, targets_of
+from gateway.core.proofs import Proofs
 from gateway.core.sessions import Session, SessionTable
 from gateway.core.tickets import Ticket, TicketRegistry
 from gateway.core.tokens import TokenVerifier
 from gateway.wire.http_head import RequestHead
 from gateway.wire.spice_link import LinkMessage
-from gateway.wire.ticket_json import Kind, grant_from
+from gateway.wire.ticket_json import Kind
 
 #: Live consoles of one principal.
 PER_PRINCIPAL = 32
@@ -81,10 +82,12 @@ class Access:
     wall: Callable[[], float] = field(repr=False)
     prefixes: Sequence[str] = PREFIXES
     per_principal: int | None = PER_PRINCIPAL
+    _proofs: Proofs = field(init=False, repr=False)
     _spice: SpiceConsoles = field(init=False, repr=False)
     _opening: Counter[str] = field(factory=Counter, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self._proofs = Proofs(self.registry, self.tokens, self.clock, self.wall)
         self._spice = SpiceConsoles(self.sessions)
 
     async def admit(self, head: RequestHead, peer: str | None) -> Admission:
@@ -104,7 +107,9 @@ class Access:
             # The ticket may be used up or at its end; it is still good for a channel of this session.
             if (ticket := console.ticket) is not None and ticket.admits(peer):
                 return self._admission(console.ticket_id, key, ticket, peer, joins=True)
-        ticket_id = credential.text if credential.is_id else await self._install(credential.text)
+        ticket_id = (
+            credential.text if credential.is_id else await self._proofs.install(credential.text, Kind.CONSOLE)
+        )
         try:
             ticket = await self.registry.authorize(ticket_id, "view", kind=Kind.CONSOLE, peer=peer)
         except errors.NoTicket:
@@ -180,24 +185,6 @@ class Access:
         finally:
             if console.session is None:
                 console.abandon()
-
-    async def _install(self, text: str) -> str:
-        """Verify a token; return the id of its ticket, which is in the registry then."""
-        try:
-            claims = self.tokens.verify(text, Kind.CONSOLE)
-            ends = self.clock.seconds() + claims.expires + self.tokens.skew - self.wall()
-            left = max(1, int(ends - self.clock.seconds()))
-            grant = grant_from({"timeout": left, "principal": claims.principal, **claims.grant})
-            if grant.uuid == claims.mark:
-                # An engine's token has no id. No request can name this one, for ids hold no colon.
-                grant = evolve(grant, uuid=f"signed:{claims.mark}")
-            if claims.one_time and await self.registry.get(grant.uuid) is None:
-                self.tokens.redeem(claims)
-        except (errors.Unauthorized, errors.BadRequest) as error:
-            reason = "shape" if isinstance(error, errors.BadRequest) else error.reason
-            raise errors.NoTicket(reason=reason) from error
-        await self.registry.add(grant, issuer=claims.issuer, proof_end=ends, trusted=False)
-        return grant.uuid
 
     def _admission(
         self, ticket_id: str, key: bytes, ticket: Ticket, peer: str | None, *, joins: bool

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.core.base import Base
 from gateway.core.config import Config
 from gateway.core.config_types import port_ranges
-from gateway.core.dial import Dialer
 from gateway.core.penalties import within
 from gateway.core.proofs import Proofs
-from gateway.core.sessions import SessionTable
 from gateway.tunnel.access import Access
 from gateway.tunnel.console import Consoles
 from gateway.tunnel.service import TunnelService
 
 
-def compose(
-    config: Config,
-    proofs: Proofs,
-    sessions: SessionTable,
-    dialer: Dialer,
-    opened: Callable[[str], object],
-) -> TunnelService | None:
-    """Make the service, if there is a section for it."""
+def compose(config: Config, base: Base, opened: Callable[[str], object]) -> TunnelService | None:
+    """Make the service, if there is a section for it.
+
+    :param opened: told what each tunnel carries.
+    """
     if config.tunnel is None:
         return None
-    consoles = Consoles(proofs.clock)
-    access = Access(proofs.registry, proofs, consoles)
-    service = TunnelService(access, consoles, sessions, dialer, proofs.clock, opened=opened)
+    clock = base.reactor
+    consoles = Consoles(clock)
+    proofs = Proofs(base.registry, base.tokens, clock, base.wall)
+    access = Access(base.registry, proofs, consoles)
+    service = TunnelService(access, consoles, base.sessions, base.dialer, clock, opened=opened)
     adopt(service, config)
     return service
 

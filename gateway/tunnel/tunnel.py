@@ -264,7 +264,7 @@ class Tunnel:
     # -- the end ---------------------------------------------------------------------------
 
     def hushed(self, side: Side) -> None:
-        """*side* has nothing more to say. Where bytes may be anything it may listen on; in SPICE it is gone."""
+        """*side* has nothing more to say. In SPICE it is gone then; else it may listen on."""
         self._part(self._word_of(side))
         other = self._other(side)
         other.transport.unregisterProducer()
