@@ -127,6 +127,12 @@ class Appliance(logs.LoggedService):
             if any(encrypted for *_, encrypted in config.ports())
             else None
         )
+        # Where clients may show certificates there is a context for that alone.
+        self._client_tls = (
+            {}
+            if config.tunnel is None or self._tls is None
+            else {"tunnel": ReloadableTLS(lambda: self._context(self.config, "tunnel"))}
+        )
         self.health = Health(self.registry, self.sessions, self.drain, self._tls, self._reactor, config)
         self.metrics.tickets.read = lambda: {
             (str(k), str(s)): n for (k, s), n in self.registry.gauges().items()
@@ -140,12 +146,19 @@ class Appliance(logs.LoggedService):
         return load_signers(tokens.engine_certificate, tokens.engine_ca, tokens.eku, tokens.jwt_keys)
 
     @staticmethod
-    def _context(config: Config) -> ServerContext:
+    def _context(config: Config, section: str = "") -> ServerContext:
         tls = config.tls
+        client_ca = getattr(getattr(config, section, None), "client_ca", None)
         if tls.certificate is None or tls.key is None:
             raise errors.ConfigError(["[tls] certificate and key: have to be set"])
         return ServerContext(
-            tls.certificate, tls.key, tls.chain, tls.minimum, ciphers=tls.ciphers, now=wall()
+            tls.certificate,
+            tls.key,
+            tls.chain,
+            tls.minimum,
+            ciphers=tls.ciphers,
+            client_ca=client_ca,
+            now=wall(),
         )
 
     def _listen(self) -> None:
@@ -160,7 +173,8 @@ class Appliance(logs.LoggedService):
                 if encrypted and self._tls is not None:
                     observe = partial(self._seen.handshake, section)
                     timeout = self.config.limits.handshake_timeout
-                    factory = tls_factory(self._tls, site, self._reactor, timeout, observe)
+                    tls = self._client_tls.get(section, self._tls)
+                    factory = tls_factory(tls, site, self._reactor, timeout, observe)
                 if section not in _TRUSTED:
                     factory = self._guard.wrap(factory, section)
                 listener = Listener(self._reactor, endpoint, factory, self.config.limits.backlog)
@@ -315,6 +329,8 @@ class Appliance(logs.LoggedService):
             consoles.origins(new)
             if self._tls is not None:
                 self._tls.reload(lambda: self._context(new))
+                for section, tls in self._client_tls.items():
+                    tls.reload(partial(self._context, new, section))
             self.tokens.reload(signers)
         except errors.ConfigError as error:
             self.metrics.reloaded(False)

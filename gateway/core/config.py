@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.core.config_check import check
-from gateway.core.config_model import CLIENT_PAIRS, SECTIONS, UNAVAILABLE, Config, Section, Target
+from gateway.core.config_model import CLIENT_PAIRS, SECTIONS, UNAVAILABLE, Config
+from gateway.core.config_services import Section, Target
 from gateway.core.config_text import render, show
 from gateway.core.config_types import hide, is_local
 from gateway.errors import ConfigError

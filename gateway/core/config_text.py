@@ -9,7 +9,8 @@ from textwrap import wrap
 
 from pydantic.fields import FieldInfo
 
-from gateway.core.config_model import SECTIONS, UNAVAILABLE, Config, Section, Service, Target
+from gateway.core.config_model import SECTIONS, UNAVAILABLE, Config
+from gateway.core.config_services import Section, Service, Target
 
 _HEAD = """\
 # The gateway's configuration, with every key it knows and the default of each.

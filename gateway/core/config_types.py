@@ -64,6 +64,16 @@ def _list(value: object) -> object:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_list), PlainSerializer(", ".join, when_used="json")]
+
+
+def _lines(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(line for line in map(str.strip, value.splitlines()) if line)
+
+
+#: Words in which a comma may stand.
+Lines = Annotated[tuple[str, ...], BeforeValidator(_lines), PlainSerializer("\n".join, when_used="json")]
 Directories = Annotated[
     tuple[Directory, ...],
     BeforeValidator(_list),

@@ -28,6 +28,7 @@ class Admission:
     :ivar ticket_id: what the registry knows its ticket by; None where a rule lets it in.
     :ivar key: of the console that this tunnel belongs to.
     :ivar scheme: what the policy calls the target.
+    :ivar principal: who it is, where no ticket says that.
     """
 
     ticket_id: str | None = field(repr=False)
@@ -35,6 +36,7 @@ class Admission:
     peer: str | None
     scheme: str
     target: Authority
+    principal: str = ""
 
     @property
     def name(self) -> str:
@@ -49,6 +51,7 @@ class Access:
     :ivar consoles: that are up.
     :ivar ports: that may be named; None for those of the ticket.
     :ivar free: whether an address needs no ticket.
+    :ivar subjects: of certificates that are as good as a ticket; empty for all that were verified.
     """
 
     registry: TicketRegistry = field(repr=False)
@@ -56,10 +59,12 @@ class Access:
     consoles: Consoles = field(repr=False)
     ports: Collection[int] | None = None
     free: Callable[[str], bool] = field(default=lambda peer: False, repr=False)
+    subjects: Collection[str] = ()
 
-    async def admit(self, head: RequestHead, peer: str) -> Admission:
+    async def admit(self, head: RequestHead, peer: str, subject: str | None = None) -> Admission:
         """Judge a request; nothing is used up by it, and nothing was dialed.
 
+        :param subject: of the client's certificate, if it showed one.
         :raises gateway.errors.BadRequest: it makes no sense.
         :raises gateway.errors.ProxyUnauthorized: it shows no ticket, or none that opens a tunnel now.
         :raises gateway.errors.Forbidden: its ticket is for something else.
@@ -67,7 +72,7 @@ class Access:
         authority = parse_authority(head.target)
         credential = find(head, authority)
         if credential is None:
-            return self._without(authority, peer)
+            return self._without(authority, peer, subject)
         try:
             ticket_id = (
                 credential.text
@@ -83,12 +88,15 @@ class Access:
         scheme, target = self._target(ticket, authority)
         return Admission(ticket_id, key, peer, scheme, target)
 
-    def _without(self, authority: Authority, peer: str) -> Admission:
-        if not self.free(peer):
+    def _without(self, authority: Authority, peer: str, subject: str | None) -> Admission:
+        """Where no ticket is shown a rule has to let the client in."""
+        known = subject is not None and (not self.subjects or subject in self.subjects)
+        if not known and not self.free(peer):
             raise errors.ProxyUnauthorized("A ticket is needed", reason="missing")
         if authority.port not in (PORTS if self.ports is None else self.ports):
             raise errors.Forbidden("This port may not be reached", reason="port")
-        return Admission(None, (peer, authority.host), peer, "spice", authority)
+        principal = subject if known and subject is not None else ""
+        return Admission(None, (principal or peer, authority.host), peer, "spice", authority, principal)
 
     @staticmethod
     def _refusal(credential: Credential, reason: str) -> errors.GatewayError:

@@ -39,4 +39,5 @@ def adopt(service: TunnelService | None, config: Config) -> None:
     service.consoles.channels = section.channels_per_ticket
     service.consoles.idle_timeout = section.idle_timeout
     service.access.ports = port_ranges(section.ports) or None
+    service.access.subjects = section.allowed_dn
     service.access.free = within(section.allow_from) if section.allow_from else lambda peer: False

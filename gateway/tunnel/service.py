@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field
+from OpenSSL import crypto
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 
 from gateway import errors
 from gateway.core.dial import Dialer
@@ -60,7 +61,7 @@ class TunnelService:
         return None if exchange.head.target.startswith((b"/", b"*")) else _refuse
 
     async def _answer(self, exchange: Exchange) -> None:
-        admission = await self.access.admit(exchange.head, exchange.peer)
+        admission = await self.access.admit(exchange.head, exchange.peer, _subject(exchange.transport))
         exchange.prove()
         console = self.consoles.place(admission.key)
         try:
@@ -137,6 +138,7 @@ class _Opening:
                 peer=admission.peer,
                 target=admission.name,
                 ended=self._ended,
+                principal=admission.principal,
                 listener="tunnel",
             )
         return await service.sessions.open(
@@ -169,6 +171,14 @@ class _Opening:
     def _named(self, name: str) -> None:
         self._session.target = f"{self._admission.name} {name}"
         self._service.opened(name)
+
+
+def _subject(transport: Any) -> str | None:
+    """The subject of the certificate that was shown on a connection, and verified."""
+    if not ISSLTransport.providedBy(transport):
+        return None
+    certificate = cast(crypto.X509 | None, transport.getPeerCertificate())
+    return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()
 
 
 async def _refuse(exchange: Exchange) -> None:

@@ -11,7 +11,8 @@ from gateway import errors
 from gateway.consoles.compose import adopt, compose, origins
 from gateway.consoles.recording import Recordings
 from gateway.core.base import Base
-from gateway.core.config_model import Config, Consoles, Gateway, Images, Web
+from gateway.core.config_model import Config, Gateway, Web
+from gateway.core.config_services import Consoles, Images
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
 from tests.consoles.stage import Stage

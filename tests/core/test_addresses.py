@@ -7,7 +7,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core.addresses import console_url
-from gateway.core.config_model import Config, Consoles, Gateway, Web
+from gateway.core.config_model import Config, Gateway, Web
+from gateway.core.config_services import Consoles
 
 
 class ConsoleUrlTests(SynchronousTestCase):

@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import gateway
 from gateway.core.config import Config, check, load, render, show
-from gateway.core.config_model import SECTIONS, Section, Target
+from gateway.core.config_model import SECTIONS
+from gateway.core.config_services import Section, Target
 from gateway.core.config_text import document
 from gateway.core.config_types import is_local, parse_endpoint
 from gateway.core.dev_pki import authority, make
@@ -126,7 +127,7 @@ class LoadTests(ConfigCase):
         )
         self.assertTrue(config.images.tls)
         self.assertFalse(config.control.tls or config.metrics.tls)
-        self.assertEqual(config.unavailable, ("tunnel", "rpc", "libvirt", "target lab"))
+        self.assertEqual(config.unavailable, ("rpc", "libvirt", "target lab"))
         self.assertIn("[tunnel] service not available in this version", config.warnings)
 
     def test_nothing(self) -> None:
