@@ -57,7 +57,7 @@ class VncTests(PageCase):
 
     def test_left(self) -> None:
         """Who goes to another page has no console any more, though the browser may keep the page."""
-        qemu, ticket = self.open_vnc()
+        qemu, _ = self.open_vnc()
         self.browser.open(f"https://localhost:{self.consoles}/ui/")
         wait_for(lambda: not qemu.vnc_clients(), "the end of the console")
 
