@@ -76,7 +76,7 @@ class Access:
             )
             key = hash_id(ticket_id)
             ticket = await self.registry.authorize(
-                ticket_id, OP, kind=Kind.TUNNEL, peer=peer, joins=self.consoles.hold(key)
+                ticket_id, OP, kind=Kind.TUNNEL, peer=peer, joins=self.consoles.hold(key, peer)
             )
         except errors.NoTicket as error:
             raise self._refusal(credential, error.reason) from error
@@ -109,12 +109,13 @@ def targets_of(ticket: Ticket) -> Iterator[tuple[str, Authority]]:
     """Every place that *ticket* names: a SPICE server has two ports."""
     for url in ticket.grant.urls:
         parts = urlsplit(url)
+        if parts.hostname is None:
+            continue
         try:
             ports = [parts.port, *(int(port) for name, port in parse_qsl(parts.query) if name == "tls-port")]
-            hosts = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
             for port in ports:
                 if port is not None:
-                    yield parts.scheme, parse_authority(f"{hosts}:{port}".encode("ascii"))
+                    yield parts.scheme, parse_authority(f"{parts.hostname}:{port}".encode("ascii"))
         except (ValueError, errors.BadRequest):
             # Such as tls-port=-1, which means that there is none.
             continue

@@ -189,7 +189,7 @@ class Tunnel:
             self._pass(self.client, data)
             return
         self._held = held
-        if held[:1] == _TLS[:1]:
+        if link.message is None and held[:1] == _TLS[:1]:
             if held[:2] == _TLS:
                 self._known("tls")
                 self._flow()
@@ -203,7 +203,9 @@ class Tunnel:
                 self.end("guard")
                 return
             # Whatever it is, the server knows better.
+            self._known(name_of(link.message))
             self._flow()
+            return
         if link.message is not None:
             self._known(name_of(link.message))
             self._settle()
