@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
 
 from attrs import define, field, frozen
@@ -109,13 +110,8 @@ def targets_of(ticket: Ticket) -> Iterator[tuple[str, Authority]]:
     """Every place that *ticket* names: a SPICE server has two ports."""
     for url in ticket.grant.urls:
         parts = urlsplit(url)
-        if parts.hostname is None:
-            continue
-        try:
-            ports = [parts.port, *(int(port) for name, port in parse_qsl(parts.query) if name == "tls-port")]
-            for port in ports:
-                if port is not None:
-                    yield parts.scheme, parse_authority(f"{parts.hostname}:{port}".encode("ascii"))
-        except (ValueError, errors.BadRequest):
-            # Such as tls-port=-1, which means that there is none.
-            continue
+        ports = [parts.port, *(port for name, port in parse_qsl(parts.query) if name == "tls-port")]
+        for port in ports if parts.hostname is not None else ():
+            # There are such as tls-port=-1, which means that there is none.
+            with suppress(ValueError, errors.BadRequest):
+                yield parts.scheme, parse_authority(f"{parts.hostname}:{port}".encode("ascii"))
