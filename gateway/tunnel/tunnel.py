@@ -266,7 +266,7 @@ class Tunnel:
     # -- the end ---------------------------------------------------------------------------
 
     def hushed(self, side: Side) -> None:
-        """*side* has nothing more to say. Where bytes may be anything it may listen on; in SPICE it is gone."""
+        """*side* has nothing more to say. Where bytes may be anything it may listen on; else it is gone."""
         self._part(self._word_of(side))
         other = self._other(side)
         other.transport.unregisterProducer()

@@ -491,7 +491,7 @@ class RegistryContract:
         self.assertEqual(ticket.uses, 1)
 
     def test_join_is_no_way_around(self) -> None:
-        """Only a use is shared: not a life that is over, nor a kind, a peer, an operation or another ticket."""
+        """Only a use is shared: no life that is over, nor a kind, a peer, an operation or another ticket."""
         told: list[str] = []
         self.add(evolve(TUNNEL, uses=1, peer=ip_network("192.0.2.0/24")))
         first = self.ok(

@@ -44,9 +44,9 @@ class BasicTests(SynchronousTestCase):
     def test_nothing(self) -> None:
         """No field, no password and another scheme are no credential; the answer to all is to ask for one."""
         for values in (
-            (), (b"",), (b"Basic",), (b"Basic ",), (b"Digest x",), (b"Negotiate YII=",), (b"Bearer " + ID.encode(),),
-            (basic("user"),), (basic("user:"),), (basic(""),), (b"BasicdTpw",), (b"Basic dTpw x",), (b"Basic dT pw",),
-            (b"Basic =dTpw",), (b"Basic dTpw===",), (b"Basic dT-_pw",),
+            (), (b"",), (b"Basic",), (b"Basic ",), (b"Digest x",), (b"Negotiate YII=",),
+            (b"Bearer " + ID.encode(),), (basic("user"),), (basic("user:"),), (basic(""),), (b"BasicdTpw",),
+            (b"Basic dTpw x",), (b"Basic dT pw",), (b"Basic =dTpw",), (b"Basic dTpw===",), (b"Basic dT-_pw",),
         ):  # fmt: skip
             self.assertIsNone(shown(*values), values)
 

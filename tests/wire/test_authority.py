@@ -36,15 +36,16 @@ ACCEPTED: dict[bytes, tuple[str, int]] = {
 #: Name tricks, and what is no target at all.
 REFUSED = (
     b"", b":", b"::", b"host", b"host:", b":80", b"host.invalid", b"::1", b"[::1]", b"[::1]:", b"[::1]5900",
-    b"h:0", b"h:00000", b"h:65536", b"h:99999", b"h:100000", b"h:000080", b"h:-1", b"h:+80", b"h: 80", b"h:80 ",
-    b"h:8_0", b"h:0x50", b"h:\xb2", b"h:80/", b"h:80?x", b"h:80#x", b"http://h:80", b"//h:80", b"/h:80",
+    b"h:0", b"h:00000", b"h:65536", b"h:99999", b"h:100000", b"h:000080", b"h:-1", b"h:+80", b"h: 80",
+    b"h:80 ", b"h:8_0", b"h:0x50", b"h:\xb2", b"h:80/", b"h:80?x", b"h:80#x", b"http://h:80", b"//h:80", b"/h:80",
     b"user@h:80", b"user:pass@h:80", b"h@169.254.169.254:80", b"@h:80", b"h%00:80", b"h%2e:80", b"%68:80",
     b"fe80::1%eth0:80", b"[fe80::1%eth0]:80", b"[fe80::1%25eth0]:80", b"[::1%]:80", b"[127.0.0.1]:80",
     b"[h]:80", b"[]:80", b"[::1:80", b"::1]:80", b"[[::1]]:80", b"[::1]]:80", b"[::g]:80", b"[v1.x]:80",
     b"h\0:80", b"h\r\n:80", b"h\n:80", b"h\r\nX: y:80", b"h\t:80", b" h:80", b"h h:80", b"h\x7f:80",
     b"h,i:80", b"h;i:80", b"h*:80", b"h_i:80", b"h\\i:80", b'"h":80', b"h\xe9:80", "h\u0660:80".encode(),
     "ｈ:80".encode(), "h．invalid:80".encode(), "h:８０".encode(), b"xn--\xff:80",
-    b"a" * (LONGEST_NAME + 1) + b":1", b"a:" + b"b" * LONGEST_WORDS + b":1", b"*:80", b"a:b@c:80", b"a:b c:80",
+    b"a" * (LONGEST_NAME + 1) + b":1", b"a:" + b"b" * LONGEST_WORDS + b":1", b"*:80", b"a:b@c:80",
+    b"a:b c:80",
 )  # fmt: skip
 
 
