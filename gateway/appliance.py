@@ -79,6 +79,8 @@ class Appliance(logs.LoggedService):
         self._guard = Guard(reactor, config.limits, self._seen, self.health)
         self._guard.setServiceParent(self)
         self._make_images()
+        self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
+        self.recordings.setServiceParent(self)
         self.consoles = consoles.compose(
             self.config,
             reactor,
@@ -87,6 +89,7 @@ class Appliance(logs.LoggedService):
             self.tokens,
             self.sessions,
             self.dialer,
+            self.recordings,
             self._guard.hooks("consoles")["refused"],
         )
         proofs = Proofs(self.registry, self.tokens, reactor, wall)
@@ -199,7 +202,9 @@ class Appliance(logs.LoggedService):
             self._reactor,
             config.limits.upstream_timeout,
         )
-        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket, self.nbd)
+        section = config.consoles
+        readable = () if section is None or section.recordings is None else (section.recordings,)
+        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket, self.nbd, readable)
 
     def _in_thread(self, function: Callable[..., Any], *args: object) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self.files, function, *args)
@@ -264,7 +269,7 @@ class Appliance(logs.LoggedService):
         elif section == "web":
             site.resource = pages()
         elif section == "control":
-            orders = Orders(self.health.status, self.drain.start, self.reload)
+            orders = Orders(self.health.status, self.drain.start, self.reload, self.recordings.list)
             site.resource = control_tree(
                 self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout
             )

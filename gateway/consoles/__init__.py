@@ -1,6 +1,6 @@
 """Consoles in the browser: websockets on one side, VNC, SPICE and serial ports on the other."""
 
-from gateway.consoles.compose import adopt, compose, origins
+from gateway.consoles.compose import adopt, compose, origins, recordings
 from gateway.consoles.service import ConsoleService
 
-__all__ = ["ConsoleService", "adopt", "compose", "origins"]
+__all__ = ["ConsoleService", "adopt", "compose", "origins", "recordings"]

@@ -11,6 +11,7 @@ Serial lines and bytes of any kind need no more than this; :mod:`~gateway.consol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -20,12 +21,16 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from gateway import errors
 from gateway.consoles.access import Access, Admission
-from gateway.consoles.line import Inbox, Line, LineFactory
+from gateway.consoles.line import Inbox, Line, LineFactory, Valve
+from gateway.consoles.recorder import Recorder, refusal
+from gateway.consoles.recording import Recordings
+from gateway.consoles.recording_file import Writer
 from gateway.consoles.shared import Hubs
 from gateway.consoles.targets import Reach, Target
 from gateway.consoles.websocket import ConsoleSocket, Ending, SocketFactory
 from gateway.core.exchange import Exchange
 from gateway.core.sessions import Session
+from gateway.wire.asciicast import AsciicastWriter
 from gateway.wire.websocket_handshake import Handshake
 
 #: Seconds for what is said after the browser was accepted: a user may be asked for a password.
@@ -61,6 +66,7 @@ class Consoles:
     reach: Reach
     sockets: SocketFactory = field(repr=False)
     clock: IReactorTime = field(repr=False)
+    recordings: Recordings = field(repr=False)
     login_timeout: float = 10.0
     idle_timeout: float | None = None
     hubs: Hubs = field(factory=Hubs, repr=False)
@@ -72,7 +78,10 @@ class Bridge:
     :ivar session: None until the ticket was used.
     :ivar line: the connection to the console.
     :ivar browser: what the browser says.
+    :ivar recorder: what keeps what the console shows, if the ticket asks for that.
     """
+
+    recorder: Recorder | None = None
 
     def __init__(self, consoles: Consoles, admission: Admission, target: Target) -> None:
         self.consoles = consoles
@@ -99,6 +108,8 @@ class Bridge:
         reached = False
         try:
             await self._within(self.consoles.login_timeout, self._arrive())
+            if self.admission.record and self.recorder is None:
+                raise refusal("Consoles of this kind cannot be recorded")
             reached = True
         except errors.GatewayError as error:
             if error is not self._error:
@@ -106,12 +117,25 @@ class Bridge:
             raise
         finally:
             if not reached:
+                if self.recorder is not None:
+                    self.recorder.discard()
                 self.hang_up()
                 session.close(LEFT, touch=False)
 
     async def _arrive(self) -> None:
         """Get to where the browser may be let in."""
         await self.connect()
+
+    async def record(self, writer: Callable[[float], Writer]) -> None:
+        """Begin to record, if the ticket demands that; *writer* gets the seconds since the epoch.
+
+        :raises gateway.errors.Unavailable: that cannot be.
+        """
+        if self.admission.record and self.session is not None:
+            self.recorder = await self.consoles.recordings.begin(self.session, writer, self.end, self.writes)
+
+    def writes(self, flows: bool) -> None:
+        """The disk does not keep up with what is recorded, or does again."""
 
     async def connect(self) -> None:
         """Connect :attr:`line`."""
@@ -168,10 +192,14 @@ class Bridge:
             self.over()
             return
         line.transport.registerProducer(socket, True)
-        socket.registerProducer(line.transport, True)
+        socket.registerProducer(self.producer(), True)
         self._watch()
         line.divert(self.outward)
         self.browser.divert(self.inward)
+
+    def producer(self) -> Any:
+        """What the browser stops when it does not keep up."""
+        return self.line.transport
 
     def inward(self, data: bytes) -> None:
         """Pass on what the browser sends; what it raises ends the websocket."""
@@ -263,6 +291,8 @@ class Bridge:
     def _left(self, how: Ending) -> None:
         """The websocket is closed, whoever did that."""
         self.browser.end()
+        if self.recorder is not None:
+            self.recorder.end()
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         if self._running is not None:
@@ -285,6 +315,31 @@ class Bridge:
 
 class PlainBridge(Bridge):
     """A serial line, or bytes of any kind; who may only look has nothing to say on it."""
+
+    _valve: Valve | None = None
+
+    async def _arrive(self) -> None:
+        await self.record(lambda now: AsciicastWriter(int(now)))
+        await super()._arrive()
+
+    def producer(self) -> Any:
+        if self.recorder is None:
+            return super().producer()
+        self._valve = Valve(self.line.transport)
+        return self._valve
+
+    def outward(self, data: bytes) -> None:
+        if self.recorder is not None:
+            self.recorder.put(data)
+        super().outward(data)
+
+    def writes(self, flows: bool) -> None:
+        if self._valve is not None:
+            self._valve.flow(flows)
+
+    def _part(self) -> None:
+        self._valve = None
+        super()._part()
 
     def inward(self, data: bytes) -> None:
         if self.admission.op == "control":

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from gateway import errors
 from gateway.consoles.access import Access
 from gateway.consoles.bridge import Consoles
 from gateway.consoles.origin import Origins
+from gateway.consoles.recording import Recordings
 from gateway.consoles.service import ConsoleService
 from gateway.consoles.targets import Reach
 from gateway.consoles.websocket import SocketFactory
@@ -16,8 +21,18 @@ from gateway.core.addresses import console_url
 from gateway.core.config import Config
 from gateway.core.dial import Dialer
 from gateway.core.sessions import SessionTable
+from gateway.core.ticket_news import Trail
 from gateway.core.tickets import TicketRegistry
 from gateway.core.tokens import TokenVerifier
+
+#: Threads for recordings, so that their disk makes no transfer wait.
+_THREADS = 4
+
+
+def recordings(reactor: Any, wall: Callable[[], float], audit: Trail) -> Recordings:
+    """What keeps recordings, with threads of its own; a service that somebody has to start."""
+    threads = ThreadPool(0, _THREADS, "recordings")
+    return Recordings(partial(deferToThreadPool, reactor, threads), reactor, wall, audit, threads)
 
 
 def origins(config: Config) -> Origins:
@@ -37,6 +52,7 @@ def compose(
     tokens: TokenVerifier,
     sessions: SessionTable,
     dialer: Dialer,
+    kept: Recordings,
     refused: Callable[[str, errors.GatewayError], object],
 ) -> ConsoleService | None:
     """Make the service, if there is a section for it.
@@ -46,7 +62,7 @@ def compose(
     if config.consoles is None:
         return None
     access = Access(registry, tokens, sessions, origins(config), clock, wall)
-    service = ConsoleService(Consoles(access, Reach(dialer), SocketFactory(clock), clock), refused)
+    service = ConsoleService(Consoles(access, Reach(dialer), SocketFactory(clock), clock, kept), refused)
     adopt(service, config)
     return service
 
@@ -70,3 +86,4 @@ def adopt(service: ConsoleService | None, config: Config) -> None:
         section.client_key,
     )
     consoles.idle_timeout = section.idle_timeout
+    consoles.recordings.adopt(section.recordings, section.recording_size)

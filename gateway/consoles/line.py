@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from gateway.core import fasttls
 from gateway.core.pump import able
@@ -105,6 +107,9 @@ class Line(Protocol):
     def connectionMade(self) -> None:
         # Once more when TLS begins in the middle.
         self.write = straight(self.transport)
+        if isinstance(self.transport, FileDescriptor):
+            # As much at a time as fast TLS takes.
+            self.transport.bufferSize = fasttls.READ
         self.transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
@@ -140,6 +145,38 @@ class Line(Protocol):
             self.transport.resumeProducing()
         else:
             self.transport.pauseProducing()
+
+
+@implementer(IPushProducer)
+class Valve:
+    """A console as a producer that two can stop: who takes what it says, and who writes it down."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._stopped = [False, False]
+
+    def pauseProducing(self) -> None:
+        self._stop(0, True)
+
+    def resumeProducing(self) -> None:
+        self._stop(0, False)
+
+    def stopProducing(self) -> None:
+        self._transport.stopProducing()
+
+    def flow(self, flows: bool) -> None:
+        """Let the second one stop it, or not any more."""
+        self._stop(1, not flows)
+
+    def _stop(self, who: int, stops: bool) -> None:
+        before = any(self._stopped)
+        self._stopped[who] = stops
+        if any(self._stopped) == before:
+            return
+        if before:
+            self._transport.resumeProducing()
+        else:
+            self._transport.pauseProducing()
 
 
 class LineFactory(Factory):

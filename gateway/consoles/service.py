@@ -62,9 +62,18 @@ class ConsoleService:
             await bridge.serve(exchange, handshake)
 
     def bridge(self, admission: Admission) -> Bridge:
-        """What leads to the console that was granted."""
+        """What leads to the console that was granted.
+
+        :raises gateway.errors.GatewayError: it must be recorded, and cannot be.
+        """
         consoles, targets = self.consoles, admission.targets
         kinds = {target.kind for target in targets}
+        if admission.record:
+            consoles.recordings.check()
+            if Protocol.SPICE in kinds:
+                raise errors.Forbidden(
+                    "Consoles of SPICE cannot be recorded, as this ticket demands", reason="recording"
+                )
         if Protocol.SPICE in kinds and (len(kinds) == 1 or admission.joins):
             spice = next(target for target in targets if target.kind is Protocol.SPICE)
             return SpiceBridge(consoles, admission, spice)

@@ -146,16 +146,17 @@ class Hub:
                 self._turn = self._clock.callLater(0, self._serve)
 
     def _serve(self) -> None:
-        """Show each something, until the time is up; then others have their turn."""
+        """Show each something, one after the other, until the time is up; then the reactor has its turn."""
         self._turn = None
         seconds = self._clock.seconds
         end, hungry = seconds() + TURN, False
-        # Whoever becomes due meanwhile has to wait for the next turn.
-        for viewer in [*self._due]:
-            if viewer in self._due:
-                del self._due[viewer]
-                viewer.show()
-                hungry = hungry or viewer.wants
+        while self._due:
+            viewer = next(iter(self._due))
+            del self._due[viewer]
+            if viewer.show():
+                self._due[viewer] = None
+            elif viewer.wants:
+                hungry = True
             if seconds() >= end:
                 break
         if self._due and self._turn is None:
@@ -165,7 +166,7 @@ class Hub:
 
     def _say(self, data: bytes) -> None:
         if data and not self.over:
-            self.line.transport.write(data)
+            self.line.write(data)
 
     def _heard(self, data: bytes) -> None:
         """Take what the console says."""
@@ -179,6 +180,8 @@ class Hub:
         for event in events:
             if isinstance(event, Updated):
                 for viewer in (*self._viewers, *self._watching):
+                    if viewer.encoder is not None:
+                        viewer.encoder.follow()
                     if viewer.wants:
                         self.look(viewer)
             else:

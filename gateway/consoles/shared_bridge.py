@@ -13,9 +13,10 @@ from twisted.logger import Logger
 from gateway import errors
 from gateway.consoles.line import Line, LineFactory
 from gateway.consoles.shared import Hub
-from gateway.consoles.viewer import Viewer
+from gateway.consoles.viewer import Viewer, Watching
 from gateway.consoles.vnc_bridge import VncBridge
 from gateway.consoles.vnc_login import Desktop, VncLogin
+from gateway.wire.fbs import FbsWriter, greeting
 from gateway.wire.rfb_browser import BrowserSide
 from gateway.wire.rfb_messages import ClientFilter
 
@@ -27,12 +28,14 @@ class SharedBridge(VncBridge):
     """
 
     viewer: Viewer | None = None
+    _watching: Watching | None = None
     _log = Logger()
 
     async def _arrive(self) -> None:
         if self.session is not None:
             # It takes more than a ticket to be in control.
             self.session.op = "view"
+        await self.record(lambda now: FbsWriter())
         # What is not shared is nobody else's, whoever has the same key.
         key: Hashable = (self.target, self.admission.secret, None if self.admission.shared else self)
         viewer = await self._enter(key)
@@ -42,6 +45,9 @@ class SharedBridge(VncBridge):
             viewer = await self._enter((key, self.admission.principal))
         address = viewer.hub.line.transport.getPeer()
         self.consoles.reach.judge(self.target, getattr(address, "host", ""))
+        if self.recorder is not None:
+            self._watching = watching = viewer.hub.watch(self.recorder.put)
+            self.recorder.put(greeting(watching.init))
 
     async def _enter(self, key: Hashable) -> Viewer:
         """Enter the hub of *key*, and wait until it has a console."""
@@ -103,6 +109,15 @@ class SharedBridge(VncBridge):
                 target=session.target,
             )
 
+    def writes(self, flows: bool) -> None:
+        # What is not seen meanwhile is part of a later picture.
+        if self._watching is None:
+            return
+        if flows:
+            self._watching.resumeProducing()
+        else:
+            self._watching.pauseProducing()
+
     def _console_over(self, error: errors.GatewayError | None) -> None:
         """The console has ended for all."""
         if error is None:
@@ -120,5 +135,7 @@ class SharedBridge(VncBridge):
         """See and say nothing more."""
         if self._socket is not None:
             self._socket.unregisterProducer()
+        if self._watching is not None:
+            self._watching.stop()
         if self.viewer is not None:
             self.viewer.leave(cut=cut)

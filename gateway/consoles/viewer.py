@@ -5,7 +5,7 @@ What a viewer has not seen is noted, never queued: whoever is slow sees fewer pi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,11 @@ class Viewer:
         self.flow: Callable[[bool], object] = lambda flows: None
         self.encoder: ViewerEncoder | None = None
         self._full = False
-        # Of several clipboards that it could not take only the last matters.
-        self._late = b""
+        # The update that it is being shown, and whether there was anything to show.
+        self._update: Iterator[bytes] | None = None
+        self._shown = False
+        # What it could not take yet. Of several clipboards only the last matters.
+        self._late: dict[int, bytes] = {}
 
     @property
     def wants(self) -> bool:
@@ -77,21 +80,48 @@ class Viewer:
 
     def tell(self, message: bytes, *, keep: bool) -> None:
         """Pass on a message that is no picture; when there is no room, *keep* it or forget it."""
-        if not self._full:
+        if not self._full and self._update is None:
             self.take(message)
-        elif keep:
-            self._late = message
+        elif keep or not self._full:
+            self._late[message[0]] = message
 
-    def show(self) -> None:
-        """Show it what it has not seen, if it wants that: one update."""
-        if self._late and not self._full:
-            late, self._late = self._late, b""
-            self.take(late)
-        if self.wants and self.encoder is not None and (update := self.encoder.update()):
-            self.take(update)
+    def show(self) -> bool:
+        """Show it a piece of what it has not seen; return whether there may be more to show now.
+
+        An update that was begun is finished, for nothing may come in between; none is begun without room.
+        """
+        if self.encoder is None:
+            return False
+        if self._update is None:
+            self._catch_up()
+            if not self.wants:
+                return False
+            self._update = self.encoder.pieces()
+        piece = next(self._update, b"")
+        if piece:
+            self._shown = True
+            self.piece(piece)
+            return True
+        shown, self._shown, self._update = self._shown, False, None
+        self.complete()
+        self._catch_up()
+        # It may have asked again meanwhile.
+        return shown and self.wants
+
+    def piece(self, data: bytes) -> None:
+        """Take a piece of an update."""
+        self.take(data)
+
+    def complete(self) -> None:
+        """That was the last piece."""
+
+    def _catch_up(self) -> None:
+        while self._late and not self._full:
+            self.take(self._late.pop(next(iter(self._late))))
 
     def leave(self, *, cut: bool = False) -> None:
         """It is gone; with the last one the connection ends, at once if it is to be *cut*."""
+        self._update = None
         self.hub.leave(self, cut)
 
     def pauseProducing(self) -> None:
@@ -117,22 +147,34 @@ class Watching(Viewer):
     """
 
     init: bytes
+    _pieces: list[bytes]
 
     def start(self) -> None:
         """Begin to look."""
+        self._pieces = []
         self.init = self.begin().encode()
         self.receive(pack(f">BxH{len(_WATCHED)}i", Message.SET_ENCODINGS, len(_WATCHED), *_WATCHED))
         self._ask()
 
-    def show(self) -> None:
-        super().show()
-        self._ask()
+    def show(self) -> bool:
+        return super().show() or self._ask()
+
+    def piece(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def complete(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self.take(b"".join(pieces))
 
     def stop(self) -> None:
         """See nothing more; it may be called at any time."""
         self.leave()
 
-    def _ask(self) -> None:
-        if self.encoder is not None and not self.encoder.wants:
-            self.encoder.wants = True
-            self.hub.look(self)
+    def _ask(self) -> bool:
+        """Want more; return whether it did not before."""
+        if self.encoder is None or self.encoder.wants:
+            return False
+        self.encoder.wants = True
+        self.hub.look(self)
+        return True

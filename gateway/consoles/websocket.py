@@ -17,10 +17,20 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.protocol import FrameHeader
 from twisted.internet.interfaces import IReactorTime
 
-from gateway.consoles.console_socket import CLOSED, OPEN, ConsoleSocket, Ending, Sink, SocketLimits, choose
+from gateway.consoles.console_socket import (
+    CLOSED,
+    FRAGMENT,
+    OPEN,
+    ConsoleSocket,
+    Ending,
+    Sink,
+    SocketLimits,
+    choose,
+)
 from gateway.consoles.line import straight
 from gateway.core.exchange import Exchange
-from gateway.wire.websocket_frames import BINARY, TEXT, Control, FrameReader, frame
+from gateway.core.fasttls import READ
+from gateway.wire.websocket_frames import BINARY, TEXT, Control, FrameReader, frame, frames
 from gateway.wire.websocket_handshake import Handshake
 
 
@@ -52,6 +62,16 @@ class FastSocket(ConsoleSocket):
         self.current_frame = header
         self.control_frame_data = [event.payload]
         self.processControlFrame()
+
+    def write(self, data: bytes) -> None:
+        if len(data) <= FRAGMENT or self._base64 is not None or self.state != OPEN:
+            super().write(data)
+        else:
+            # What one read brought goes on as one, for each piece has its price; more would stay in memory.
+            view = memoryview(data)
+            self._sent += len(data)
+            for start in range(0, len(data), READ):
+                self._put(frames(BINARY, view[start : start + READ], FRAGMENT))
 
     def send(self, payload: bytes | memoryview, text: bool) -> None:
         self._sent += len(payload)

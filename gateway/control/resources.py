@@ -1,4 +1,4 @@
-"""``/tickets/``, ``/sessions/``, ``/status``, ``/drain`` and ``/reload``.
+"""``/tickets/``, ``/sessions/``, ``/recordings/``, ``/status``, ``/drain`` and ``/reload``.
 
 Tickets are answered exactly as by ovirt-imageio 2.5, texts and codes included, so that an engine
 notices no difference. Whoever reaches this listener is trusted: it is a socket with a mode, or
@@ -38,11 +38,13 @@ class Orders:
     :ivar status: returns what ``GET /status`` shows.
     :ivar drain: begins to drain; returns the number of live sessions.
     :ivar reload: reads the configuration again; returns warnings.
+    :ivar recordings: returns what is there, behind a name and so many at most.
     """
 
     status: Callable[[], Mapping[str, object]]
     drain: Callable[[], int]
     reload: Callable[[], Awaitable[list[str]]]
+    recordings: Callable[[str, int], Awaitable[list[dict[str, object]]]]
 
 
 def control_tree(
@@ -60,6 +62,7 @@ def control_tree(
     root = Tree()
     root.putChild(b"tickets", _Tickets(registry, clock, wall, remove_timeout))
     root.putChild(b"sessions", _Sessions(sessions))
+    root.putChild(b"recordings", _Recordings(orders))
     root.putChild(b"status", _Status(orders))
     root.putChild(b"drain", _Drain(orders))
     root.putChild(b"reload", _Reload(orders))
@@ -74,6 +77,17 @@ def _name(request: Any) -> str:
 def _argument(request: Any, name: str) -> str | None:
     values = request.args.get(name.encode("ascii"))
     return values[-1].decode("utf-8", "replace") if values else None
+
+
+def _limit(request: Any) -> int:
+    """How many items of a list are asked for.
+
+    :raises gateway.errors.BadRequest: it is no number.
+    """
+    try:
+        return max(1, min(int(_argument(request, "limit") or 100), 1000))
+    except ValueError as error:
+        raise errors.BadRequest("No such kind, state or limit") from error
 
 
 class _PlainLeaf(Leaf):
@@ -120,7 +134,7 @@ class _Tickets(_PlainLeaf):
         try:
             kind = Kind(text) if (text := _argument(request, "kind")) else None
             state = State(text) if (text := _argument(request, "state")) else None
-            limit = max(1, min(int(_argument(request, "limit") or 100), 1000))
+            limit = _limit(request)
         except ValueError as error:
             raise errors.BadRequest("No such kind, state or limit") from error
         found = await self._registry.list(
@@ -199,6 +213,22 @@ class _Sessions(Leaf):
         if not self._sessions.kill(_name(request)):
             raise errors.NotFound("No such session")
         return _NO_CONTENT
+
+
+class _Recordings(Leaf):
+    """``/recordings/``."""
+
+    def __init__(self, orders: Orders) -> None:
+        super().__init__()
+        self._orders = orders
+
+    async def on_get(self, request: Any) -> Answer:
+        if _name(request):
+            raise errors.NotFound("Only the list of recordings is here")
+        limit = _limit(request)
+        found = await self._orders.recordings(_argument(request, "after") or "", limit)
+        more = found[-1]["name"] if len(found) == limit else None
+        return Answer({"recordings": found, "next": more})
 
 
 class _Status(Leaf):

@@ -160,8 +160,6 @@ def _across(config: Config) -> Iterator[tuple[str, str, str]]:
         section = getattr(config, name)
         if (getattr(section, certificate, None) is None) != (getattr(section, private, None) is None):
             yield name, private, f"{certificate} and {private} go together"
-    if config.consoles is not None and config.consoles.recordings is not None:
-        yield "consoles", "recordings", "recordings are not available in this version"
     if not config.registry.url.startswith("memory:"):
         yield "registry", "url", "a shared registry is not available in this version, right would be memory:"
     owners: dict[str, tuple[str, str, bool]] = {}

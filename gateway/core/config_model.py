@@ -221,9 +221,8 @@ class Consoles(Service):
         default=None, description="our certificate towards both, PEM"
     )
     client_key: Key | None = Field(default=None, description="its private key, PEM")
-    recordings: MadeDirectory | None = Field(
-        default=None, description="where recordings go; without it there are none"
-    )
+    recordings: MadeDirectory | None = Field(default=None, description="where recordings go; without it none")
+    recording_size: Bytes = Field(default=1 << 30, description="size at which a recorded console ends")
     idle_timeout: SecondsOrOff = Field(default=None, description="without a byte either way")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import sys
 import time
 import uuid
 from http.client import HTTPConnection
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from gateway.core import dev_pki
 
@@ -43,14 +46,23 @@ listen = tcp:54323:interface=127.0.0.1
 upstream_ca = pki/ca.pem
 file_roots = images
 
+[consoles]
+listen = tcp:6100:interface=127.0.0.1
+
 [web]
 listen = tcp:54323:interface=127.0.0.1
 
 [metrics]
 listen = tcp:9464:interface=127.0.0.1
 """
-_PORTS = (54323, 54324, 9464)
+_PORTS = (54323, 6100, 54324, 9464)
 _PUBLIC = "https://localhost:54323"
+#: A virtual machine without a disk: it waits at its firmware, where Escape opens a menu.
+_QEMU = "qemu-system-x86_64"
+_MACHINE = (
+    *("-name", "Demonstration", "-machine", "pc,accel=tcg", "-m", "64", "-display", "none", "-nic", "none"),
+    *("-boot", "menu=on,splash-time=65000", "-no-user-config"),
+)
 #: Bytes that the demonstration image may grow to, and seconds its ticket lasts unused.
 _SIZE = 1 << 40
 _LIFE = 86_400
@@ -78,19 +90,61 @@ def _control(method: str, path: str, body: object = None) -> None:
         raise SystemExit(f"the gateway refused the demonstration ticket: {text}")
 
 
+def _status() -> dict[str, Any]:
+    """What the gateway says of itself.
+
+    :raises OSError, ValueError: it does not, or not yet.
+    """
+    connection = HTTPConnection("127.0.0.1", 54324, timeout=5)
+    connection.request("GET", "/status")
+    status: dict[str, Any] = json.loads(connection.getresponse().read())
+    return status
+
+
 def _is_ready(pid: int) -> bool:
     """Whether it is our own child that answers, not another gateway on the same ports."""
     try:
-        connection = HTTPConnection("127.0.0.1", 54324, timeout=5)
-        connection.request("GET", "/status")
-        status = json.loads(connection.getresponse().read())
+        status = _status()
     except (OSError, ValueError):
         return False
     return bool(status.get("pid") == pid and status.get("ready"))
 
 
-def _links(directory: Path) -> str:
-    """Make an empty image and tickets for it, and say how to use them."""
+def _console() -> tuple[subprocess.Popen[bytes], int]:
+    """Start something with a console: QEMU, or a picture of ours; return its process and its VNC port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    qemu = shutil.which(_QEMU)
+    if qemu is not None:
+        command = [qemu, *_MACHINE, "-vnc", f"127.0.0.1:{port - 5900}"]
+    else:
+        command = [sys.executable, "-m", "gateway.ctl.demo_screen", str(port)]
+    # What it has to say, of sound and the like, is of no interest here.
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, process_group=0)  # noqa: S603
+    return child, port
+
+
+def _console_link(port: int) -> str:
+    """Make a ticket for the console at *port*, and say how to see it."""
+    base = _status().get("console_url")
+    if base is None:
+        return (
+            "  (the configuration has no [consoles]: they came later; remove var/gateway.conf for a new one)"
+        )
+    if not (files("gateway.web") / "npm" / "node_modules" / "@novnc").is_dir():
+        return "  (npm is missing, so there are no consoles in the browser: apt-get install npm)"
+    name = str(uuid.uuid4())
+    ticket = {"uuid": name, "kind": "console", "url": f"vnc://127.0.0.1:{port}", "ops": ["view", "control"]}
+    _control("PUT", f"/tickets/{name}", {**ticket, "timeout": _LIFE, "shared": True})
+    return f"  console     {base}/ui/console#{name}"
+
+
+def _links(directory: Path, console: str) -> str:
+    """Make an empty image and tickets for it, and say how to use them.
+
+    :param console: what to say of that.
+    """
     image = directory / "images" / "demo.raw"
     image.touch()
     ids = {}
@@ -114,6 +168,7 @@ def _links(directory: Path) -> str:
   upload      {_PUBLIC}/images/{ids["upload"]}
   download    {_PUBLIC}/images/{ids["download"]}
   in a page   {_PUBLIC}/ui/transfer#{ids["upload"]}
+{console}
 
   curl --cacert {ca} -T FILE {_PUBLIC}/images/{ids["upload"]}
   curl --cacert {ca} -o FILE {_PUBLIC}/images/{ids["download"]}
@@ -145,13 +200,18 @@ def main(arguments: list[str]) -> int:
     child = subprocess.Popen(command, process_group=0)  # noqa: S603 (our own program)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: child.send_signal(number))
-    until = time.monotonic() + _START_TIME
-    while child.poll() is None and time.monotonic() < until:
-        if _is_ready(child.pid):
-            print(_links(directory), flush=True)
-            break
-        time.sleep(0.1)
-    return child.wait()
+    machine, port = _console()
+    try:
+        until = time.monotonic() + _START_TIME
+        while child.poll() is None and time.monotonic() < until:
+            if _is_ready(child.pid):
+                print(_links(directory, _console_link(port)), flush=True)
+                break
+            time.sleep(0.1)
+        return child.wait()
+    finally:
+        machine.kill()
+        machine.wait()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from gateway.ctl.command import FILES, Command, Row, param, whole_seconds
 from gateway.ctl.control import Control, Document, segment
 from gateway.ctl.display import age, size
 from gateway.ctl.progress import Meter, ProgressLine
+from gateway.ctl.recording_commands import Replay
 from gateway.ctl.shell import Failed, Shell
 from gateway.ctl.ticket_commands import file_size, install, new_id, size_behind
+from gateway.wire.ticket_json import Kind
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
 #: States nothing comes after, and what to say of them.
@@ -184,6 +186,67 @@ class Download(_Link):
         return ["--output", name]
 
 
+class Console(Command):
+    """Make a link to the page of a console."""
+
+    arguments = "URL"
+    longdesc = (
+        "URL is where the console is: vnc://, spice:// or serial:// with host and port, vnc+tls:// and so "
+        "on, or tcp:// for bytes of any kind. The page is the gateway's, see [web] in its configuration."
+    )
+    example = (
+        "gatewayctl link console vnc://host1:5901 --one-time --timeout 10m\n"
+        "gatewayctl link console spice://host1:5900?tls-port=5901 --secret-file password.txt --view"
+    )
+    optParameters: ClassVar[list[Row]] = [
+        param(
+            "timeout",
+            "t",
+            3600,
+            "how long the link and its consoles are good for [default: 1h]",
+            whole_seconds,
+        ),
+        param("principal", "P", None, "who it is given to, for the audit trail"),
+        param("secret-file", "S", None, "holds the console's password, - is standard input", files=True),
+    ]
+    optFlags: ClassVar[list[Row]] = [
+        ["view", "v", "to look only: nothing can be typed"],
+        ["one-time", "1", "it opens one console, once"],
+        ["shared", None, "all who look at this VNC console share one connection to it"],
+        ["record", None, "keep what this VNC or serial console shows"],
+    ]
+
+    def parseArgs(self, *given: str) -> None:
+        if len(given) != 1 or not _URL.match(given[0]):
+            raise UsageError("say where the console is: one URL such as vnc://host:5901")
+        self.url = given[0]
+
+    async def run(self, shell: Shell) -> None:
+        ticket: dict[str, Any] = {
+            "uuid": new_id(),
+            "kind": str(Kind.CONSOLE),
+            "url": self.url,
+            "ops": ["view"] if self["view"] else ["view", "control"],
+            "timeout": self["timeout"],
+        }
+        ticket |= {name: True for name in ("shared", "record") if self[name]}
+        if self["one-time"]:
+            ticket["uses"] = 1
+        if self["principal"]:
+            ticket["principal"] = self["principal"]
+        if self["secret-file"]:
+            ticket["secret"] = shell.read(self["secret-file"]).rstrip("\r\n")
+        base = (await shell.control().get("/status")).get("console_url")
+        if not base:
+            raise Failed(
+                "the gateway has no console page, or does not know its address: it takes [consoles], [web], "
+                "and public_url in [gateway] or [consoles]"
+            )
+        await install(shell, ticket)
+        link = f"{base}/ui/console#{ticket['uuid']}"
+        shell.show({"id": ticket["uuid"], "ticket": fingerprint(str(ticket["uuid"])), "url": link}, link)
+
+
 class Link(Command):
     """Ready-made links for users."""
 
@@ -191,4 +254,6 @@ class Link(Command):
     subCommands: ClassVar[list[Any]] = [
         ("upload", None, Upload, "a link that an image can be uploaded to"),
         ("download", None, Download, "a link that an image can be downloaded from"),
+        ("console", None, Console, "a link to the page of a console"),
+        ("recording", None, Replay, "a link that a recording of a console can be watched at"),
     ]

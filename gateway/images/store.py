@@ -36,6 +36,7 @@ class FileTarget:
     :ivar path: already judged to lie under a root that tickets may name.
     :ivar limit: bytes that the ticket lets anybody see, None for all.
     :ivar sparse: zeroing makes holes.
+    :ivar read_only: nobody may write to it, whatever the ticket grants.
     """
 
     _path: Path = field(repr=False)
@@ -43,6 +44,7 @@ class FileTarget:
     _sparse: bool
     _in_thread: InThread = field(repr=False)
     _clock: IReactorTime = field(repr=False)
+    _read_only: bool = False
 
     name = "file"
 
@@ -112,4 +114,6 @@ class FileTarget:
         return file_extents.whole(json.dumps(answer) + "\n")
 
     def _open(self, flags: int) -> Deferred[OpenFile]:
+        if self._read_only and flags & (os.O_WRONLY | os.O_RDWR):
+            raise errors.Forbidden("This file may only be read", reason="read_only")
         return open_in_thread(self._in_thread, self._path, flags, self._limit)

@@ -36,6 +36,7 @@ class Targets:
     :ivar roots: directories whose files a ticket may name.
     :ivar local_socket: use a unix socket that a host on this machine offers.
     :ivar nbd: connections to NBD servers.
+    :ivar readable: further directories, of whose files nobody may write any.
     """
 
     upstreams: Upstreams = field(repr=False)
@@ -43,6 +44,7 @@ class Targets:
     roots: tuple[Path, ...] = ()
     local_socket: bool = True
     nbd: NbdPool = field(default=Factory(_own_pool, takes_self=True), repr=False)
+    readable: tuple[Path, ...] = ()
 
     def make(self, ticket: Ticket) -> Target:
         """Return the target of *ticket*.
@@ -57,11 +59,12 @@ class Targets:
             return RemoteTarget(self.upstreams, *upstream_of(grant.url), local_socket=self.local_socket)
         if scheme == "file" and ticket.trusted:
             path = Path(unquote(grant.url.removeprefix("file:").removeprefix("//")))
-            real = allows_path(path, self.roots)
-            if real is None:
+            kept = allows_path(path, self.readable)
+            real = kept or allows_path(path, self.roots)
+            if real is None or (kept is not None and ticket.may("write")):
                 text = f"Transfer={grant.transfer_id} names a file that is not served here"
                 raise errors.Forbidden(text, reason="target")
-            return FileTarget(real, limit, grant.sparse, in_thread, self.upstreams.clock)
+            return FileTarget(real, limit, grant.sparse, in_thread, self.upstreams.clock, kept is not None)
         if scheme == "nbd" and ticket.trusted:
             place = place_of(grant.url, dirty=grant.dirty)
             up = self.upstreams

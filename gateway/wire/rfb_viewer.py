@@ -19,7 +19,7 @@ from gateway.wire.rfb_encodings import (
     counted,
     head,
 )
-from gateway.wire.rfb_framebuffer import Cursor, Rectangle
+from gateway.wire.rfb_framebuffer import Cursor, Framebuffer, Rectangle
 from gateway.wire.rfb_messages import Message
 from gateway.wire.rfb_server import CutText, Encoding, ServerMessages
 
@@ -27,9 +27,9 @@ _UPDATE: Final = Struct(">BxH")
 _REQUEST: Final = Struct(">xBHHHH")
 _CUT_TEXT: Final = Struct(">BxxxI")
 _SCREEN: Final = Struct(">IHHHHI")
-#: Pixels of one update and of one rectangle in it: what bounds its size, and the time that it takes.
+#: Pixels of one update, which bound its size, and of one rectangle in it, which bound the time that it takes.
 UPDATE_PIXELS: Final = 256 * 1024
-BLOCK_PIXELS: Final = 64 * 1024
+BLOCK_PIXELS: Final = 32 * 1024
 
 
 class ViewerEncoder:
@@ -83,25 +83,42 @@ class ViewerEncoder:
             self._knows = frozenset(known)
             self._choose()
 
-    def update(self) -> bytes:
-        """An update, if one was asked for and there is something new; empty otherwise.
-
-        It shows :data:`UPDATE_PIXELS` at most, and the rest when it is asked again.
-        """
-        server = self._server
-        if not self.wants or not server.ready:
-            return b""
-        if self._screen is not server.framebuffer:
+    def follow(self) -> None:
+        """Look at the framebuffer that the server has now; the one before is let go."""
+        if self._screen is not self._server.framebuffer:
             self._screen.forget(self._unseen)
-            self._screen = server.framebuffer
+            self._screen = self._server.framebuffer
             self._unseen = self._screen.watch()
-        rectangles = self._sizes()
+
+    def update(self) -> bytes:
+        """All :meth:`pieces` of an update at once."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """An update, if one was asked for and there is something new; nothing otherwise.
+
+        It shows :data:`UPDATE_PIXELS` at most, and the rest when it is asked again. A piece, of
+        :data:`BLOCK_PIXELS` at most, is made when it is taken, which is where the time goes; nothing else may
+        be sent before the last one.
+        """
+        if not self.wants or not self._server.ready:
+            return
+        self.follow()
+        rectangles, parts = self._sizes(), []
         if not rectangles:
-            rectangles = [*self._news(), *self._pixels()]
-        if not rectangles:
-            return b""
+            rectangles = [*self._news()]
+            parts = [*self._blocks(self._unseen.take(UPDATE_PIXELS))]
+        if not rectangles and not parts:
+            return
         self.wants = False
-        return _UPDATE.pack(0, len(rectangles)) + b"".join(rectangles)
+        # What the viewer says meanwhile is about the next one.
+        encoding, layout, screen = self._encoding, self._layout, self._screen
+        said = _UPDATE.pack(0, len(rectangles) + len(parts)) + b"".join(rectangles)
+        for part in parts:
+            yield said + self._pixels(screen, part, encoding, layout)
+            said = b""
+        if said:
+            yield said
 
     def _choose(self) -> None:
         if Encoding.TIGHT in self._knows and self._layout.tight:
@@ -138,16 +155,14 @@ class ViewerEncoder:
             pixels = convert(cursor.pixels, self._layout.order)
             yield head(part, Encoding.CURSOR) + pixels + cursor.mask
 
-    def _pixels(self) -> Iterator[bytes]:
-        encoding, layout, screen = self._encoding, self._layout, self._screen
-        for part in self._blocks(self._unseen.take(UPDATE_PIXELS)):
-            data = self._shelf.encode(screen, part, encoding, layout)
-            if encoding == Encoding.ZRLE:
-                if not self._zlib_begun:
-                    self._zlib_begun = True
-                    data = ZLIB_HEADER + data
-                data = counted(data)
-            yield head(part, encoding) + data
+    def _pixels(self, screen: Framebuffer, part: Rectangle, encoding: Encoding, layout: Layout) -> bytes:
+        data = self._shelf.encode(screen, part, encoding, layout)
+        if encoding == Encoding.ZRLE:
+            if not self._zlib_begun:
+                self._zlib_begun = True
+                data = ZLIB_HEADER + data
+            data = counted(data)
+        return head(part, encoding) + data
 
     def _blocks(self, parts: Iterable[Rectangle]) -> Iterator[Rectangle]:
         """Cut *parts* to what fits into a rectangle, and to the screen that the viewer knows."""

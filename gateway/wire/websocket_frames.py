@@ -1,7 +1,8 @@
 """Frames of an open websocket, in one pass: what a client sends, and what we send.
 
 :class:`FrameReader` keeps no message together: what arrived of a payload is given on at once, and at most
-the header of a frame or one control frame waits for its end. :func:`frame` is the other direction.
+the header of a frame or one control frame waits for its end. :func:`frame` and :func:`frames` are the
+other direction.
 Source: RFC 6455, sections 5 (framing), 7.4 (close codes) and 8.1 (text that is not UTF-8).
 """
 
@@ -274,12 +275,21 @@ def check_close(code: int, reason: bytes) -> None:
 
 def frame(opcode: int, payload: bytes | memoryview, final: bool = True) -> bytes:
     """Return a frame as a server sends it; the payload is copied once."""
-    size = len(payload)
-    first = opcode | 128 if final else opcode
+    return b"".join((_head(opcode | 128 if final else opcode, len(payload)), payload))
+
+
+def frames(opcode: int, payload: memoryview, largest: int) -> bytes:
+    """Return messages of one frame each, with *largest* bytes at most; the payload is copied once."""
+    pieces: list[bytes | memoryview] = []
+    for start in range(0, len(payload), largest):
+        part = payload[start : start + largest]
+        pieces += (_head(opcode | 128, len(part)), part)
+    return b"".join(pieces)
+
+
+def _head(first: int, size: int) -> bytes:
     if size < 126:
-        head = bytes((first, size))
-    elif size < 1 << 16:
-        head = bytes((first, 126, size >> 8, size & 255))
-    else:
-        head = bytes((first, 127)) + size.to_bytes(8, "big")
-    return b"".join((head, payload))
+        return bytes((first, size))
+    if size < 1 << 16:
+        return bytes((first, 126, size >> 8, size & 255))
+    return bytes((first, 127)) + size.to_bytes(8, "big")

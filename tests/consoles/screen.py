@@ -122,6 +122,7 @@ class Look:
     """A browser after its handshake: takes messages of a server.
 
     :ivar client: what it sees.
+    :ivar open: the rest of an update has to follow.
     :ivar bells: how often it rang; ``pasted`` are the clipboards.
     """
 
@@ -129,13 +130,16 @@ class Look:
         self, width: int, height: int, order: tuple[int, int, int] = (0, 1, 2), depth: int = 24
     ) -> None:
         self.client = Client(width, height, order, depth)
+        self.open = False
         self.bells = 0
         self.pasted: list[bytes] = []
 
     def take(self, message: bytes) -> None:
-        """Take one message, whole."""
-        if message[0] == 0:
+        """Take one message, or a piece of an update."""
+        if self.open or message[0] == 0:
+            before = self.client.updates
             self.client.receive(message)
+            self.open = self.client.updates == before
         elif message[0] == 2:
             assert message == b"\2"
             self.bells += 1

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from gateway.consoles.access import Access
 from gateway.consoles.bridge import Consoles
+from gateway.consoles.compose import recordings
 from gateway.consoles.origin import Origins
 from gateway.consoles.service import ConsoleService
 from gateway.consoles.targets import Reach
@@ -119,7 +120,11 @@ class ServiceCase(ReactorTestCase):
         tokens = TokenVerifier(load_signers(), wall=wall, started=wall())
         access = Access(self.registry, tokens, sessions, Origins.of([PAGE]), self.reactor, wall)
         dialer = Dialer(self.reactor, Policy([parse_rule("*://127.0.0.0/8:*")], [], []))
-        self.consoles = Consoles(access, Reach(dialer), SocketFactory(self.reactor), self.reactor)
+        self.trail: list[tuple[str, dict[str, object]]] = []
+        self.recordings = recordings(self.reactor, wall, self._audit)
+        self.consoles = Consoles(
+            access, Reach(dialer), SocketFactory(self.reactor), self.reactor, self.recordings
+        )
         self.refusals: list[str] = []
         service = ConsoleService(self.consoles, lambda peer, error: self.refusals.append(error.reason))
         self.site = GatewaySite(self.reactor)
@@ -130,6 +135,9 @@ class ServiceCase(ReactorTestCase):
         target = Factory()
         target.buildProtocol = self._reached  # type: ignore[method-assign, assignment]
         self.target = self.listen(target)
+
+    def _audit(self, event: str, /, **fields: object) -> None:
+        self.trail.append((event, fields))
 
     def _reached(self, address: object) -> Console:
         console = Console(self.greeting)
@@ -152,6 +160,9 @@ class ServiceCase(ReactorTestCase):
     async def until(self, true: Callable[[], object]) -> None:
         while not true():
             await deferLater(self.reactor, 0.005)
+
+    async def pause(self, seconds: float) -> None:
+        await deferLater(self.reactor, seconds)
 
     async def put(self, scheme: str = "tcp", **members: Any) -> None:
         ticket = {"uuid": ID, "kind": "console", "url": f"{scheme}://{HOST}:{self.target}", "timeout": 300}

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 
 from gateway import errors
 from gateway.consoles.compose import adopt, compose
+from gateway.consoles.recording import Recordings
 from gateway.core.config_model import Config, Consoles, Images
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
@@ -34,7 +35,9 @@ class ComposeTests(Stage):
         def refused(peer: str, error: errors.GatewayError) -> None:
             raise error
 
-        service = compose(config(), self.clock, self.wall, self.registry, tokens, sessions, dialer, refused)
+        kept = Recordings(lambda *_: None, self.clock, self.wall)  # type: ignore[arg-type]
+        args = (config(), self.clock, self.wall, self.registry, tokens, sessions, dialer, kept)
+        service = compose(*args, refused)
         assert service is not None
         self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
         adopt(service, config(client_certificate=OURS[0], client_key=OURS[1], paths=("/c/",)))

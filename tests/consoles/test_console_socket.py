@@ -187,7 +187,7 @@ class BytesTests(SocketCase):
     def test_to_browser(self) -> None:
         """Bytes go out as binary frames of 64 KiB at most."""
         wire = self.connect()
-        for data in (b"a", b"b" * 65_536, b"c" * 150_000):
+        for data in (b"a", b"b" * 65_536, b"c" * 131_072, b"d" * 300_000):
             self.socket.write(data)
             sent = self.sent(wire)
             self.assertEqual({opcode for opcode, _ in sent} - {CONTINUATION}, {BINARY})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tracemalloc
+from gc import collect
 from random import Random
 from struct import pack
+from typing import Any
+from weakref import ref
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +60,20 @@ class Wire(StringTransport):
         super().abortConnection()
 
 
+class SlowClock(Clock):
+    """Time passes while somebody looks at it.
+
+    :ivar step: seconds each time.
+    """
+
+    step = 0.0
+    passed = 0.0
+
+    def seconds(self) -> float:
+        self.passed += self.step
+        return float(super().seconds()) + self.passed
+
+
 class Person:
     """A viewer, and what it sees."""
 
@@ -87,7 +104,7 @@ class HubCase(SynchronousTestCase):
     """A hub, and the screen behind it."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = SlowClock()
         self.hubs = Hubs()
         self.dials = 0
         self.gate: Deferred[None] | None = None
@@ -216,26 +233,91 @@ class PictureTests(HubCase):
         self.assert_sees(person)
 
     def test_large(self) -> None:
-        """However large the screen is, one update for one viewer is of bounded size; no other is queued."""
+        """However large the screen is, an update is of bounded size, and made of pieces of bounded size."""
         self.size = (2500, 1000)
         person = self.join()
         self.screen.draw(0, 0, 2500, 1000)
         self.see(person)
         self.assert_sees(person)
-        self.assertLess(person.largest, 2 << 20)
+        self.assertLess(person.largest, 4 * (32 * 1024 + 32 * 2500))
+        self.assertLess(person.look.client.largest, 256 * 1024 + 32 * 2500)
 
     def test_turns(self) -> None:
         """Between two viewers the reactor has its turn, if the first one took long."""
         people = [self.join() for _ in range(3)]
+        for person in people:
+            person.viewer.receive(ASK)
+        self.turn()
         self.screen.draw(0, 0, 203, 131)
-        seconds = iter(range(100))
-        self.clock.seconds = lambda: next(seconds)  # type: ignore[method-assign]
-        for number in range(1, 4):
-            self.clock.calls.sort(key=lambda call: call.getTime())
-            call = self.clock.calls.pop(0)
-            call.called = 1
-            call.func()
-            self.assertEqual(sum(person.look.client.screen == self.screen.rgb for person in people), number)
+        before = [it.count for it in people]
+        for number in range(3):
+            self.short_turn()
+            self.assertEqual([it.count for it in people], [it + (n <= number) for n, it in enumerate(before)])
+
+    def short_turn(self) -> None:
+        """A turn that takes so long that only one piece is shown in it."""
+        call: Any = self.clock.getDelayedCalls()[0]
+        turn = call.func
+        call.cancel()
+        self.clock.step = 1
+        turn()
+        self.clock.step = 0
+
+    def test_between_pieces(self) -> None:
+        """What happens while an update is shown piece by piece comes after it, and spoils none of it."""
+        self.size = (400, 300)
+        person = self.join("rgbx", ZRLE)
+        for happens in (
+            lambda: person.viewer.receive(pixel_format("bgrx")),
+            lambda: self.screen.say(paste_from_guest(b"text") + b"\2"),
+            lambda: person.viewer.receive(encodings(TIGHT, SIZE)),
+            lambda: self.screen.draw(0, 0, 400, 300),
+            person.viewer.pauseProducing,
+            lambda: self.screen.resize(90, 80),
+        ):
+            self.screen.draw(0, 0, self.screen.width, self.screen.height)
+            person.viewer.receive(ASK)
+            self.short_turn()
+            self.assertTrue(person.look.open)
+            self.screen.wanted = True
+            happens()
+            self.screen.wanted = False
+            person.viewer.resumeProducing()
+            self.turn()
+            self.turn()
+            self.assertFalse(person.look.open)
+            person.look.client.order = order("bgrx")
+            self.see(person)
+            self.assertFalse(person.look.open)
+            self.assert_sees(person)
+        self.assertEqual((person.look.pasted, person.look.bells), ([b"text"], 1))
+
+    def test_asks_between_pieces(self) -> None:
+        """Who asks for more before an update is over gets it without asking again."""
+        self.size = (400, 300)
+        person = self.join("rgbx", ZRLE)
+        self.screen.draw(0, 0, 400, 300)
+        person.viewer.receive(ASK)
+        self.short_turn()
+        self.screen.wanted = True
+        self.screen.draw(0, 0, 400, 300)
+        person.viewer.receive(ASK)
+        self.turn()
+        self.turn()
+        self.assert_sees(person)
+
+    def test_stalled_before_resize(self) -> None:
+        """Who is stalled keeps no screen that is gone."""
+        person, busy = self.join(), self.join()
+        old = ref(person.viewer.hub._server.framebuffer)  # type: ignore[union-attr]
+        person.viewer.pauseProducing()
+        self.screen.resize(100, 100)
+        self.see(busy)
+        collect()
+        self.assertIsNone(old())
+        person.viewer.resumeProducing()
+        self.see(person)
+        self.assert_sees(person)
 
     def test_said_to_all(self) -> None:
         """Bell, clipboard, pointer and size reach everybody who looks."""

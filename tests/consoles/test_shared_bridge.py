@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from struct import unpack_from
 from typing import Any
 
@@ -9,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from gateway.core.policy import Policy, parse_rule
+from gateway.wire.fbs import FbsReader
 from tests.consoles.screen import ASK, SIZE, TIGHT, Screen, encodings, key
 from tests.consoles.service_case import HOST, Console, Page, ServiceCase
 from tests.consoles.stage import ID
@@ -140,11 +143,99 @@ class SharedTests(ServiceCase):
         self.assertEqual(len(self.reached), 2)
 
     async def test_recorded_alone(self) -> None:
-        """What is recorded goes through a hub of its own, unless it is shared."""
+        """What is recorded goes through a hub of its own, unless it is shared; each has its file."""
+        kept = self.keep()
         await self.ticket(shared=False, record=True)
         await self.join()
         await self.join()
         self.assertEqual((len(self.reached), len(self.consoles.hubs)), (2, 2))
+        self.assertEqual(len(list(kept.iterdir())), 2)
+
+    def keep(self, limit: int = 1 << 30) -> Path:
+        """Where recordings go from now on."""
+        kept = Path(self.mktemp()).absolute()
+        self.recordings.adopt(kept, limit)
+        self.recordings.startService()
+        self.addCleanup(self.recordings.stopService)
+        return kept
+
+    async def film(self, kept: Path) -> Client:
+        """What the one recording shows last, once it is complete."""
+        await self.until(lambda: list(kept.glob("*.fbs")))
+        [file] = kept.iterdir()
+        reader = FbsReader()
+        said = b"".join(block.data for block in reader.receive(file.read_bytes()))
+        self.assertTrue(reader.whole)
+        self.assertEqual(said[:18], VERSION + b"\1\1\0\0\0\0")
+        client = Client(640, 480)
+        client.receive(said[18 + 24 + unpack_from(">I", said, 18 + 20)[0] :])
+        return client
+
+    async def test_recorded(self) -> None:
+        """Of those who share a console who must be is recorded, whatever that one asks to see."""
+        kept = self.keep()
+        await self.ticket()
+        await self.ticket(OTHER, record=True, ops=["view"])
+        plain, recorded = await self.join(), await self.join(OTHER)
+        await self.sees(plain)
+        self.machine.screen.draw(100, 20, 300, 200)
+        await self.sees(plain)
+        await self.pause(0.1)
+        [part] = kept.iterdir()
+        self.assertEqual(part.suffix, ".part")
+        recorded.transport.abortConnection()
+        client = await self.film(kept)
+        self.assertEqual(client.screen, self.machine.screen.rgb)
+        self.assertFalse(plain.lost)
+
+    async def test_slow_disk(self) -> None:
+        """When the disk does not keep up the user sees all the same; the recording shows what is new then."""
+        kept, held = self.keep(), Deferred[None]()
+        threads = self.recordings._in_thread
+
+        def slow(function: Callable[..., Any], *args: object) -> Deferred[Any]:
+            if function.__name__ != "write" or held.called:
+                return threads(function, *args)
+            waiting: Deferred[Any] = Deferred()
+            held.addCallback(lambda _: threads(function, *args).chainDeferred(waiting))
+            return waiting
+
+        self.recordings._in_thread = slow
+        await self.ticket(record=True)
+        page = await self.join()
+        for _ in range(6):
+            self.machine.screen.draw(0, 0, 640, 480)
+            await self.sees(page)
+        [part] = kept.iterdir()
+        held.callback(None)
+        await self.until(lambda: part.stat().st_size > 1 << 20)
+        await self.pause(0.5)
+        page.transport.abortConnection()
+        client = await self.film(kept)
+        self.assertEqual(client.screen, self.machine.screen.rgb)
+        self.assertLess(client.updates, 6 * 2)
+
+    async def test_full(self) -> None:
+        """Who must be recorded and cannot be any more is sent away with the reason; others stay."""
+        kept = self.keep(2000)
+        await self.ticket()
+        await self.ticket(OTHER, record=True)
+        plain, recorded = await self.join(), await self.join(OTHER)
+        while recorded.closed is None:
+            self.machine.screen.draw(0, 0, 640, 480)
+            await self.sees(plain)
+        code, reason = recorded.closed
+        self.assertEqual(code, 4503)
+        self.assertIn("recording", reason)
+        await self.film(kept)
+        await self.sees(plain)
+
+    async def test_not_reached(self) -> None:
+        """Of a console that refuses us nothing is left."""
+        kept = self.keep()
+        await self.ticket(record=True, secret="wrong")
+        self.assertEqual((await self.arrive()).status, 502)
+        await self.until(lambda: not list(kept.iterdir()))
 
     async def test_other_secret(self) -> None:
         """Who shows another password does not get in by what somebody else has shown."""
@@ -293,6 +384,16 @@ class SharedTests(ServiceCase):
         await self.registry.revoke(OTHER)
         await self.until(lambda: yours.closed and self.machine.lost)
         self.assertEqual((yours.closed, len(self.consoles.hubs)), (REVOKED, 0))
+
+    async def test_expired(self) -> None:
+        """A ticket that expires ends its own viewer, and nobody else."""
+        await self.ticket()
+        await self.ticket(OTHER, timeout=1)
+        stays, goes = await self.join(), await self.join(OTHER)
+        await self.until(lambda: goes.closed)
+        self.assertEqual((goes.closed or (0, ""))[0], 4401)
+        await self.sees(stays)
+        self.assertEqual(self.ops(), ["control"])
 
     async def test_killed(self) -> None:
         """An operator ends one viewer, and nobody else."""

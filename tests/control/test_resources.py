@@ -387,7 +387,8 @@ class PathTests(ControlTestCase):
         """Exchange some of the orders."""
         from gateway.control import control_tree
 
-        orders = {"status": self.orders.status, "drain": self.drain, "reload": self.reload, **changed}
+        orders: dict[str, Any] = {"status": self.orders.status, "drain": self.drain, "reload": self.reload}
+        orders |= {"recordings": self.recordings, **changed}
         self.control_site.resource = control_tree(
             self.registry, self.sessions, Orders(**orders), self.clock, self.wall, lambda: 60.0
         )
@@ -486,3 +487,24 @@ class SessionsTests(ControlTestCase):
         """The record of a ticket names its sessions."""
         listed = self.control("GET", f"/sessions/?ticket={named(0)}").json()["sessions"][0]["id"]
         self.assertEqual(self.get(named(0))["sessions"], [listed])
+
+
+class RecordingsTests(ControlTestCase):
+    """/recordings/."""
+
+    async def recordings(self, after: str, most: int) -> list[dict[str, object]]:
+        names = [name for name in ("a", "b", "c") if name > after]
+        return [{"name": name} for name in names[:most]]
+
+    def test_pages(self) -> None:
+        """What is there, in pages."""
+        page = self.control("GET", "/recordings/?limit=2").json()
+        self.assertEqual(page, {"recordings": [{"name": "a"}, {"name": "b"}], "next": "b"})
+        page = self.control("GET", "/recordings/?limit=2&after=b").json()
+        self.assertEqual(page, {"recordings": [{"name": "c"}], "next": None})
+
+    def test_refused(self) -> None:
+        """There is nothing below, nothing can be changed, and a limit is a number."""
+        self.assertEqual(self.control("GET", "/recordings/a").status, 404)
+        self.assertEqual(self.control("DELETE", "/recordings/").status, 405)
+        self.assertEqual(self.control("GET", "/recordings/?limit=x").status, 400)

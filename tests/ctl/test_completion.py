@@ -44,7 +44,10 @@ class Bash(SynchronousTestCase):
         self.assertIn("ticket", self.complete("t"))
         self.assertNotIn("status", self.complete("t"))
         self.assertEqual(self.complete("ticket", ""), {"add", "show", "list", "renew", "revoke"})
-        self.assertEqual(self.complete("--json", "--control", "ticket", "link", ""), {"upload", "download"})
+        self.assertEqual(
+            self.complete("--json", "--control", "ticket", "link", ""),
+            {"upload", "download", "console", "recording"},
+        )
         self.assertEqual(self.complete("--control", "=", "x", "link", "u"), {"upload"})
         self.assertEqual(self.complete("completion", ""), {"bash", "zsh"})
 

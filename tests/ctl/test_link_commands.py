@@ -5,7 +5,11 @@ from typing import Any
 
 from tests.ctl.fake_control import Asked, ControlTestCase, Ran, Reply, asynchronous
 
-STATUS = {"public_url": "https://gw.invalid:54323/", "ca": "/etc/gateway/my ca.pem"}
+STATUS = {
+    "public_url": "https://gw.invalid:54323/",
+    "console_url": "https://gw.invalid:6100",
+    "ca": "/etc/gateway/my ca.pem",
+}
 
 
 class Links(ControlTestCase):
@@ -85,6 +89,41 @@ class Links(ControlTestCase):
         self.assertTrue(self.tickets[0]["url"].endswith("/new.img"))
         self.assertEqual(ran.document["url"], self.link(ran))
         self.assertIn("--upload-file new.img", ran.document["curl"])
+
+    @asynchronous
+    async def test_console(self) -> None:
+        """A console's URL becomes a ticket that does what was asked, and the address of its page."""
+        secret = self.directory / "password"
+        secret.write_text("s3cret\n")
+        ran = await self.run_it("link", "console", "vnc://192.0.2.1:5901")
+        self.assertEqual((ran.code, ran.err), (0, ""))
+        plain = self.tickets[0]
+        self.assertEqual(ran.out, f"https://gw.invalid:6100/ui/console#{plain.pop('uuid')}\n")
+        wanted = {
+            "kind": "console",
+            "url": "vnc://192.0.2.1:5901",
+            "ops": ["view", "control"],
+            "timeout": 3600,
+        }
+        self.assertEqual(plain, wanted)
+        options = ("--view", "--one-time", "--shared", "--record", "-t", "10m", "-P", "bob", "--json")
+        ran = await self.run_it("link", "console", "vnc://h:1", "--secret-file", str(secret), *options)
+        ticket = self.tickets[1]
+        self.assertTrue(ran.document["url"].endswith(f"/ui/console#{ticket['uuid']}"))
+        self.assertEqual((ticket["ops"], ticket["uses"], ticket["secret"]), (["view"], 1, "s3cret"))
+        self.assertEqual((ticket["shared"], ticket["record"], ticket["principal"]), (True, True, "bob"))
+        self.assertNotIn("s3cret", ran.out)
+        for wrong in ((), ("no-url",), ("vnc://a:1", "vnc://b:2")):
+            self.assertNotEqual((await self.run_it("link", "console", *wrong)).code, 0)
+        self.assertEqual(len(self.tickets), 2)
+
+    @asynchronous
+    async def test_no_console_page(self) -> None:
+        """Where there is no page, no ticket is made, and what to set is said."""
+        self.fake.reply("GET /status", Reply({"public_url": "https://gw.invalid", "console_url": None}))
+        ran = await self.run_it("link", "console", "vnc://192.0.2.1:5901")
+        self.assertEqual((ran.code, self.tickets), (1, []))
+        self.assertIn("[web]", ran.err)
 
     @asynchronous
     async def test_no_public_url(self) -> None:

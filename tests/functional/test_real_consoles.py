@@ -243,7 +243,7 @@ class ReloadTests(_LineCase):
         ticket = self.grant(trap)
         self.refused(403, f"/console/{ticket}", f"Origin: {PAGE}")
         self.assert_untouched(listener)
-        for wrong in ("origins = nowhere", "recordings = recordings"):
+        for wrong in ("origins = nowhere", "recording_size = much"):
             self.gateway.config_file.write_text(text.replace(f"origins = {PAGE}", wrong))
             before = len(self.gateway.log())
             os.kill(self.gateway.pid, signal.SIGHUP)

@@ -20,11 +20,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway.core import dev_pki
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, need
+from tests.functional.console_client import Console
 from tests.functional.peers import HOST, MIB, Gateway, short_directory, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
-PORTS = (54323, 54324, 9464)
+PORTS = (54323, 6100, 54324, 9464)
 EX_CONFIG = 78
 
 
@@ -37,7 +38,8 @@ def listens(port: int) -> bool:
 class Demonstration:
     """``python -m gateway.ctl.demo`` in a directory, as ``make run`` starts it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, path: str | None = None) -> None:
+        """:param path: where programs are looked for, by default where they always are."""
         self.directory = directory
         self.out, self.err = directory / "out", directory / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
@@ -47,6 +49,7 @@ class Demonstration:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                env={**os.environ, "PATH": path or os.environ["PATH"]},
             )
 
     def wait_until_up(self) -> None:
@@ -102,16 +105,39 @@ class RunTests(SynchronousTestCase):
         self.assertTrue(source.read_bytes() == target.read_bytes(), "the file came back different")
         page = curl("--cacert", ca, run.link("in a page"))
         self.assertIn(b"transfer.js", page)
-        self.assertIn(b"gateway_", curl(f"http://localhost:{PORTS[2]}/metrics"))
+        self.assertIn(b"gateway_", curl(f"http://localhost:{PORTS[3]}/metrics"))
 
         children = run.children()
-        self.assertEqual(len(children), 1)
+        # The gateway, and what has a console.
+        self.assertEqual(len(children), 2)
         asked = time.monotonic()
         self.assertEqual(run.end(), 0)
         self.assertLess(time.monotonic() - asked, 5)
         self.assertEqual([child for child in children if Path(f"/proc/{child}").exists()], [])
         self.assertEqual([port for port in PORTS if listens(port)], [])
         self.assertNotIn("Traceback", run.err.read_text() + run.out.read_text())
+
+    def test_console(self) -> None:
+        """There is a console to try, of QEMU or else of our own, and nothing of it is left at the end."""
+        for path, name in ((None, b"QEMU (Demonstration)"), (str(self.directory), b"Demonstration")):
+            with self.subTest(name=name):
+                run = Demonstration(self.directory, path)
+                self.addCleanup(run.end)
+                run.wait_until_up()
+                ca = self.directory / "var" / "pki" / "ca.pem"
+                link = run.link("console")
+                self.assertIn(b"console.js", curl("--cacert", ca, link))
+                console = Console(PORTS[1], ca, f"/console/{link.partition('#')[2]}")
+                try:
+                    for expected, answer in ((12, b"RFB 003.008\n"), (2, b"\1"), (4, b"\1"), (24, b"")):
+                        said = console.read(expected)
+                        console.send(answer)
+                    self.assertEqual(console.read(int.from_bytes(said[20:])), name)
+                finally:
+                    console.line.close()
+                children = run.children()
+                self.assertEqual(run.end(), 0)
+                self.assertEqual([child for child in children if Path(f"/proc/{child}").exists()], [])
 
     def test_again(self) -> None:
         """What an earlier run made is used again: its CA, its configuration, the bytes of its image."""

@@ -13,6 +13,7 @@ from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Qemu, Screen
 from tests.functional.processes import HOST, MIB, wait_for
+from tests.functional.test_real_pages import PageCase, lit
 from tests.wire.rfb_peers import Client
 from tests.wire.test_rfb_viewer import ORDERS, order, pixel_format
 
@@ -66,7 +67,8 @@ class Seat:
         return (client.width, client.height) == (screen.width, screen.height) and client.screen == screen.rgb
 
     def type(self, letter: str) -> None:
-        self.console.send(b"".join(pack(">BBxxI", 4, down, ord(letter)) for down in (1, 0)))
+        symbol = 0xFF1B if letter == "\x1b" else ord(letter)
+        self.console.send(b"".join(pack(">BBxxI", 4, down, symbol) for down in (1, 0)))
 
 
 class SharedTests(ConsoleCase):
@@ -197,6 +199,11 @@ class SharedTests(ConsoleCase):
         screen = self.assert_all_see(qemu, [looks])
         looks.type("x")
         first = self.sit(self.grant(url, shared=True))
+        # To control is not to take over.
+        later = self.sit(self.grant(url, shared=True))
+        self.assertEqual(self.ops(), ["view", "control", "view"])
+        later.console.leave()
+        wait_for(lambda: len(self.ops()) == 2, "one has left")
         boss = self.sit(self.grant(url, shared=True, ops=["takeover"]))
         self.assertEqual(self.ops(), ["view", "view", "control"])
         for seat in (looks, first):
@@ -218,6 +225,24 @@ class SharedTests(ConsoleCase):
         time.sleep(0.3)
         self.assertEqual(qemu.screen(), screen)
 
+    def test_boot_menu(self) -> None:
+        """Who only looks, and who is not in control, opens no menu of the firmware; who is, does."""
+        qemu = self.machine().vnc()
+        qemu.start("-boot", "menu=on,splash-time=60000", boot=False)
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        looks = self.sit(self.grant(url, shared=True, ops=["view"]))
+        first, second = (self.sit(self.grant(url, shared=True)) for _ in range(2))
+        wait_for(lambda: lit(qemu.screen()) > 2000, "the firmware")
+        time.sleep(0.3)
+        before = lit(qemu.screen())
+        for seat in (looks, second):
+            seat.type("\x1b")
+        time.sleep(1)
+        # A cursor blinks.
+        self.assertLess(abs(lit(qemu.screen()) - before), 500)
+        first.type("\x1b")
+        wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
+
     def test_password(self) -> None:
         """The machine's password and certificate are asked for once, by us; who shows another is refused."""
         qemu, url = self.start(password=PASSWORD, tls=True, verify_peer=True)
@@ -236,3 +261,36 @@ class SharedTests(ConsoleCase):
         for seat in seats:
             self.assertEqual(seat.console.end(), (1000, "The console has ended"))
         self.refused(502, f"/console/{ticket}")
+
+
+class PageTests(PageCase):
+    """noVNC among those who look."""
+
+    def test_shared(self) -> None:
+        """The page shows what others see, types while it is in control, and looks on when it is not."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        url = f"vnc://{HOST}:{qemu.vnc_port}"
+        ticket = self.grant(url, shared=True)
+        self.show(ticket)
+        self.browser.until("state", "Connected")
+        # From the machine's start on: its screen changes its size on the way.
+        self.assert_same(qemu)
+        seat = Seat(self.path(f"/console/{ticket}", "Sec-WebSocket-Protocol: binary"), "bgrx", ZRLE)
+        before = qemu.screen()
+        self.press("a")
+        wait_for(lambda: qemu.screen() != before, "what was typed")
+        self.assert_same(qemu)
+        wait_for(lambda: seat.sees(qemu.screen()), "the same picture beside it")
+        boss = Seat(self.open(url, shared=True, ops=["takeover"]), "rgbx", TIGHT)
+        before = qemu.screen()
+        self.press("a")
+        time.sleep(0.3)
+        self.assertEqual(qemu.screen(), before)
+        boss.type("b")
+        wait_for(lambda: qemu.screen() != before, "what the other one typed")
+        self.assert_same(qemu)
+        self.assertEqual(len(qemu.vnc_clients()), 1)
+        self.expected = ("WebSocket connection",)
+        self.gateway.delete(ticket)
+        wait_for(lambda: "revoked" in self.browser.driver.page_source, "the page says so")

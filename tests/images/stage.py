@@ -237,12 +237,15 @@ class StageTestCase(SynchronousTestCase):
         self.site.routes.append(self.service.route)
         self.control_site = GatewaySite(self.clock, limits=limits)
         self.remove_timeout = 60.0
-        self.orders = Orders(lambda: {"ready": True}, self.drain, self.reload)
+        self.orders = Orders(lambda: {"ready": True}, self.drain, self.reload, self.recordings)
         self.control_site.resource = control_tree(
             self.registry, self.sessions, self.orders, self.clock, self.wall, lambda: self.remove_timeout
         )
         self._clients: list[Client] = []
         self.addCleanup(self.clear)
+
+    async def recordings(self, after: str, most: int) -> list[dict[str, object]]:
+        return []
 
     def clear(self) -> None:
         """Nothing may be left: no wire, no timer, no session."""

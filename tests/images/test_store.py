@@ -10,6 +10,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -202,6 +203,40 @@ class StoreTests(StageTestCase):
                 self.assertEqual(reply.status, 403, path)
                 self.assertNotIn(self.root.name, reply.text)
         self.assertEqual(outside.read_bytes(), b"secret")
+
+    def test_read_only(self) -> None:
+        """A directory of files that nobody may write is served to those who read, whatever else covers it."""
+        kept = self.root / "kept"
+        kept.mkdir()
+        file = kept / "file"
+        file.write_bytes(b"0123456789")
+        (self.root / "link").symlink_to(file)
+        targets = self.service.targets
+        for roots in (targets.roots, ()):
+            self.service.targets = evolve(targets, roots=roots, readable=(kept,))
+            for path in (file, self.root / "link"):
+                self.install(path, ops=["write"])
+                for method, body in (("GET", None), ("PUT", b"x"), ("OPTIONS", None)):
+                    self.assertEqual(self.image(method, body).status, 403, method)
+                self.install(path, ops=["read"])
+                self.assertEqual(self.image("GET").body, b"0123456789")
+                self.assertEqual(self.image("PUT", b"x").status, 403)
+                # The same ticket, with more rights.
+                self.install(path, ops=["read", "write"])
+                for method, body in (("PUT", b"x"), ("PATCH", b'{"op": "flush"}')):
+                    self.assertEqual(self.image(method, body).status, 403, method)
+        self.assertEqual(file.read_bytes(), b"0123456789")
+
+    def test_never_written(self) -> None:
+        """Such a file is not even opened for writing, whoever may have let the request pass."""
+        target = FileTarget(self.file, None, False, self.threads, self.clock, read_only=True)
+        for work in (
+            target.write_segment(0, b"x", flush=True),
+            target.zero(0, 10, flush=False),
+            target.flush(),
+        ):
+            self.failureResultOf(Deferred.fromCoroutine(work), errors.Forbidden)
+        self.assertEqual(self.file.read_bytes(), DATA)
 
     def test_link_inside(self) -> None:
         """A link that stays below the root is followed."""

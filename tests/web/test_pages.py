@@ -20,9 +20,9 @@ from gateway.web.vendor import VIEWERS, installed
 
 HOST = "https://gateway.invalid"
 STATIC = files("gateway.web").joinpath("static")
-PAGES = ("", "index", "transfer", "console")
+PAGES = ("", "index", "transfer", "console", "replay")
 #: The scripts of a page that name elements of it.
-SCRIPTS = {"transfer": ("transfer.js",), "console": ("console.js", "toolbar.js")}
+SCRIPTS = {"transfer": ("transfer.js",), "console": ("console.js", "toolbar.js"), "replay": ("replay.js",)}
 
 
 @frozen

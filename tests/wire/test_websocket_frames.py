@@ -28,6 +28,7 @@ from gateway.wire.websocket_frames import (
     FrameLimits,
     FrameReader,
     frame,
+    frames,
 )
 
 KEY = b"\x37\xfa\x21\x3d"
@@ -347,7 +348,7 @@ _PAYLOADS = st.one_of(
 
 
 @st.composite
-def frames(draw: st.DrawFn) -> bytes:
+def mixed(draw: st.DrawFn) -> bytes:
     """Frames in an order that is sometimes right, with mistakes now and then."""
     data = b""
     for _ in range(draw(st.integers(1, 5))):
@@ -362,7 +363,7 @@ class OracleTests(SynchronousTestCase):
     """Another implementation reads the same."""
 
     @settings(max_examples=400, deadline=None)
-    @given(frames(), st.lists(st.integers(0, 1 << 17), max_size=4))
+    @given(mixed(), st.lists(st.integers(0, 1 << 17), max_size=4))
     def test_frames(self, data: bytes, at: list[int]) -> None:
         """What one takes the other one takes, as the same; what one refuses the other refuses, so too."""
         # We refuse a header before it is whole.
@@ -396,6 +397,18 @@ class FrameTests(SynchronousTestCase):
         self.assertEqual(read, "x" * size)
         self.assertEqual(parts[-1].message_finished, final)
         self.assertEqual(len(data) - size, 2 if size < 126 else 4 if size < 65_536 else 10)
+
+    def test_several(self) -> None:
+        """Many bytes become whole messages, none larger than is said, and no empty one."""
+        for size in (1, 99, 100, 101, 300, 1000):
+            payload = random.Random(size).randbytes(size)
+            protocol = FrameProtocol(client=True, extensions=[])
+            protocol.receive_bytes(frames(BINARY, memoryview(payload), 100))
+            parts: list[Any] = list(protocol.received_frames())
+            self.assertEqual(b"".join(part.payload for part in parts), payload)
+            self.assertEqual({part.message_finished for part in parts}, {True})
+            self.assertEqual([len(part.payload) for part in parts[:-1]], [100] * (len(parts) - 1))
+            self.assertLessEqual(len(parts[-1].payload), 100)
 
 
 class MaskTests(SynchronousTestCase):

@@ -90,6 +90,7 @@ class Ends {
 // -- the console -------------------------------------------------------------------------------
 
 let viewer = null;
+let remains = null;
 let attempt = 0;
 let about = null;
 let tries = 0;
@@ -138,13 +139,17 @@ function connector() {
   };
 }
 
-function close() {
+// End what there is. What a terminal showed last may be read until there is something else.
+function close({ keep = false } = {}) {
   clearTimeout(retry);
   attempt += 1;
-  const old = viewer;
+  remains?.close();
+  viewer?.close(keep);
+  remains = keep && viewer?.lasts ? viewer : null;
   viewer = null;
-  old?.close();
-  byId("screen").replaceChildren();
+  if (!remains) {
+    byId("screen").replaceChildren();
+  }
   toolbar.show(null);
 }
 
@@ -166,7 +171,7 @@ function wait(seconds) {
 function over(code, reason) {
   const focused = document.activeElement;
   const inside = !focused || focused === document.body || byId("stage").contains(focused);
-  close();
+  close({ keep: true });
   ends.set(null);
   byId("ends").hidden = true;
   const said = code < 4000 && fault ? fault : ending(code, reason);
@@ -223,6 +228,10 @@ async function start() {
       },
       copied: (text) => toolbar.copied(text),
       asked(types) {
+        if (!made.login) {
+          // It has to begin anew with what it is told.
+          close();
+        }
         state("Asking for a password");
         card("This console asks for a password", "", { login: types });
         byId(types.includes("username") ? "user" : "password").focus();

@@ -4,6 +4,8 @@ import { sequence } from "./keys.js";
 import { openTerminal } from "./terminal.js";
 
 export class Viewer {
+  // It may be read when its console has ended.
+  lasts = true;
   tools = { fit: false, clipboard: false, type: true, power: false };
 
   constructor(screen, { connect, on, viewOnly }) {
@@ -54,8 +56,12 @@ export class Viewer {
 
   fit() {}
 
-  close() {
+  close(keep = false) {
     this.socket.close();
-    this.opened.close();
+    if (keep) {
+      this.opened.terminal.options.disableStdin = true;
+    } else {
+      this.opened.close();
+    }
   }
 }
