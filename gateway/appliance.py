@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from gateway.core.listeners import Listener
 from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
-from gateway.core.policy import Policy, parse_rule
+from gateway.core.policy import Policy
 from gateway.core.proofs import Proofs
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
@@ -132,7 +132,7 @@ class Appliance(logs.LoggedService):
         )
         self.dialer = Dialer(
             reactor,
-            _policy(config),
+            Policy.read(config.policy.allow, config.policy.deny),
             connect_timeout=config.images.connect_timeout if config.images else 10.0,
             dns_timeout=config.limits.dns_timeout,
             lookups=config.limits.dns_lookups,
@@ -299,7 +299,7 @@ class Appliance(logs.LoggedService):
         super().startService()
         own = [(port.host, port.port) for port in self._addresses()]
         self._own = own
-        self.dialer.policy = _policy(self.config, own)
+        self.dialer.policy = Policy.read(self.config.policy.allow, self.config.policy.deny, own)
         self._watch.start(1.0, now=True)
         self._reactor.callWhenRunning(self._running)
 
@@ -403,7 +403,7 @@ class Appliance(logs.LoggedService):
         if before != after:
             warnings.append("what listens has changed, which takes a restart")
         self.config = self.health.config = new
-        self.dialer.policy = _policy(new, self._own)
+        self.dialer.policy = Policy.read(new.policy.allow, new.policy.deny, self._own)
         self.pool.close()
         self.nbd.close()
         if self.images is not None and new.images is not None:
@@ -416,8 +416,3 @@ class Appliance(logs.LoggedService):
             self._sites[listener.endpoint].limits = self._site(section).limits
         self._guard.reload(new.limits)
         return warnings
-
-
-def _policy(config: Config, own: Iterable[tuple[str, int]] = ()) -> Policy:
-    policy = config.policy
-    return Policy(map(parse_rule, policy.allow), map(parse_rule, policy.deny), own)

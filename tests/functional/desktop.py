@@ -73,9 +73,7 @@ class Desktop(Peer):
         return False
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            command, env=self.environment(), capture_output=True, timeout=20, check=False
-        )
+        return subprocess.run(command, env=self.environment(), capture_output=True, timeout=20, check=False)
 
 
 class Viewer(Peer):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 from tests.functional.case import PYTEST_ONLY
-from tests.functional.commands import need, run
 from tests.functional.hypervisor import Qemu
 from tests.functional.peers import Sections
 from tests.functional.processes import HOST, wait_for
