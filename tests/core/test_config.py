@@ -127,7 +127,7 @@ class LoadTests(ConfigCase):
         self.assertTrue(config.images.tls)
         self.assertFalse(config.control.tls or config.metrics.tls)
         self.assertEqual(config.unavailable, ("rpc", "libvirt", "target lab"))
-        self.assertIn("[tunnel] service not available in this version", config.warnings)
+        self.assertIn("[rpc] service not available in this version", config.warnings)
 
     def test_nothing(self) -> None:
         """An empty file is control alone, and needs no certificate."""
@@ -377,7 +377,7 @@ class CheckTests(ConfigCase):
             self.assertEqual(check(self.load(EXAMPLE)), [])
 
     def test_addresses(self) -> None:
-        """A certificate that SPICE clients will not accept is a warning where there are such, and no problem."""
+        """A certificate that SPICE clients do not accept is a warning where there are such."""
         now, tunnel = datetime.now(UTC), "[tunnel]\ntls_listen = tcp:3129:interface="
         for addresses, more, words in (
             ((), tunnel + "127.0.0.1\n", "names no IP address"),
