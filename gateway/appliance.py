@@ -7,16 +7,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
 from gateway import __version__, consoles, errors, tunnel
@@ -24,6 +22,7 @@ from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
 from gateway.core import logs, systemd
 from gateway.core.audit import Audit
+from gateway.core.base import Base
 from gateway.core.clock import StepWatch, wall
 from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
@@ -31,30 +30,24 @@ from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
 from gateway.core.guard import Guard
 from gateway.core.health import Health
-from gateway.core.http_client import UpstreamPool
 from gateway.core.listeners import Listener
 from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
-from gateway.core.policy import Policy
+from gateway.core.policy import Policy, parse_rule
 from gateway.core.proofs import Proofs
 from gateway.core.sessions import SessionTable
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
 from gateway.core.tls import tls_factory
-from gateway.core.tls_client import ClientSessions, strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.core.tokens import TokenVerifier
-from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite, Tree
-from gateway.images import Access, Cors, ImageService, NbdPool, Targets
+from gateway.images import Images
 from gateway.web import pages
 
 #: Listeners that only the operator's own programs reach; they are never limited nor drained.
 _TRUSTED = frozenset({"control", "metrics"})
-#: Threads for files; a transfer uses one at a time.
-_FILE_THREADS = 16
-
 
 _log = Logger(namespace="gateway")
 _audit_log = Logger(namespace=logs.AUDIT)
@@ -78,19 +71,12 @@ class Appliance(logs.LoggedService):
         self._make_core()
         self._guard = Guard(reactor, config.limits, self._seen, self.health)
         self._guard.setServiceParent(self)
-        self._make_images()
+        base = Base(reactor, wall, self.registry, self.tokens, self.sessions, self.dialer)
+        self.images = Images(config, base)
         self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
         self.recordings.setServiceParent(self)
         self.consoles = consoles.compose(
-            self.config,
-            reactor,
-            wall,
-            self.registry,
-            self.tokens,
-            self.sessions,
-            self.dialer,
-            self.recordings,
-            self._guard.hooks("consoles")["refused"],
+            config, base, self.recordings, self._guard.hooks("consoles")["refused"]
         )
         proofs = Proofs(self.registry, self.tokens, reactor, wall)
         self.tunnel = tunnel.compose(config, proofs, self.sessions, self.dialer, self._seen.tunnel)
@@ -132,13 +118,11 @@ class Appliance(logs.LoggedService):
         )
         self.dialer = Dialer(
             reactor,
-            Policy.read(config.policy.allow, config.policy.deny),
+            _policy(config),
             connect_timeout=config.images.connect_timeout if config.images else 10.0,
             dns_timeout=config.limits.dns_timeout,
             lookups=config.limits.dns_lookups,
         )
-        self.pool = UpstreamPool(reactor)
-        self.nbd = NbdPool(self.dialer, reactor)
         self.drain = Drain(reactor, self.sessions, config.gateway.drain_timeout, self._begin_drain)
         self._tls = (
             ReloadableTLS(lambda: self._context(self.config))
@@ -165,49 +149,6 @@ class Appliance(logs.LoggedService):
         return ServerContext(
             tls.certificate, tls.key, tls.chain, tls.minimum, ciphers=tls.ciphers, now=wall()
         )
-
-    def _make_images(self) -> None:
-        self.files = ThreadPool(0, _FILE_THREADS, "files")
-        self.images: ImageService | None = None
-        if self.config.images is None:
-            return
-        self.images = ImageService(
-            access=Access(self.registry, self.tokens, self._reactor, wall),
-            registry=self.registry,
-            sessions=self.sessions,
-            targets=self._targets(self.config),
-            cors=Cors(self.config.images.cors_origins),
-            clock=self._reactor,
-            rate=self.config.limits.rate,
-            operations=self.config.limits.sessions_per_ticket,
-        )
-
-    def _targets(self, config: Config) -> Targets:
-        images = config.images
-        if images is None:
-            raise errors.ConfigError(["[images]: is missing"])
-        trust = [] if images.upstream_ca is None else [images.upstream_ca]
-        # New with each reload: what was trusted before has to be shown again.
-        sessions = ClientSessions(self._reactor, wall)
-        upstreams = Upstreams(
-            self.dialer,
-            self.pool,
-            lambda host: strict_creator(
-                host,
-                trust,
-                client_certificate=images.upstream_certificate,
-                client_key=images.upstream_key,
-                sessions=sessions,
-            ),
-            self._reactor,
-            config.limits.upstream_timeout,
-        )
-        section = config.consoles
-        readable = () if section is None or section.recordings is None else (section.recordings,)
-        return Targets(upstreams, self._in_thread, images.file_roots, images.local_socket, self.nbd, readable)
-
-    def _in_thread(self, function: Callable[..., Any], *args: object) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self.files, function, *args)
 
     def _listen(self) -> None:
         """One site for each endpoint; services that share an endpoint share the site."""
@@ -257,8 +198,8 @@ class Appliance(logs.LoggedService):
         )
 
     def _serve(self, section: str, site: GatewaySite) -> None:
-        if section == "images" and self.images is not None:
-            site.routes.append(self.images.route)
+        if section == "images":
+            self.images.serve(site)
         elif section == "consoles" and self.consoles is not None:
             site.routes.append(self.consoles.route)
             if self.config.web is not None:
@@ -293,13 +234,13 @@ class Appliance(logs.LoggedService):
                 directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             except OSError as error:
                 raise SystemExit(f"gateway: cannot make {directory}: {error.strerror}") from error
-        self.files.start()
+        self.images.start()
         self._uncapture = logs.capture()
         self._audit("start")
         super().startService()
         own = [(port.host, port.port) for port in self._addresses()]
         self._own = own
-        self.dialer.policy = Policy.read(self.config.policy.allow, self.config.policy.deny, own)
+        self.dialer.policy = _policy(self.config, own)
         self._watch.start(1.0, now=True)
         self._reactor.callWhenRunning(self._running)
 
@@ -347,12 +288,10 @@ class Appliance(logs.LoggedService):
         yield MultiService.stopService(self)
         for site in self._sites.values():
             site.close()
-        self.pool.close()
-        self.nbd.close()
         self.registry.stop()
         if self._watch.running:
             self._watch.stop()
-        self.files.stop()
+        self.images.stop()
         self._audit("stop")
         self._audit.close()
         self._uncapture()
@@ -403,16 +342,16 @@ class Appliance(logs.LoggedService):
         if before != after:
             warnings.append("what listens has changed, which takes a restart")
         self.config = self.health.config = new
-        self.dialer.policy = Policy.read(new.policy.allow, new.policy.deny, self._own)
-        self.pool.close()
-        self.nbd.close()
-        if self.images is not None and new.images is not None:
-            self.images.targets = self._targets(new)
-            self.images.cors = Cors(new.images.cors_origins)
-            self.images.rate = new.limits.rate
+        self.dialer.policy = _policy(new, self._own)
+        self.images.adopt(new)
         consoles.adopt(self.consoles, new)
         tunnel.adopt(self.tunnel, new)
         for section, listener, _ in self.health.listeners:
             self._sites[listener.endpoint].limits = self._site(section).limits
         self._guard.reload(new.limits)
         return warnings
+
+
+def _policy(config: Config, own: Iterable[tuple[str, int]] = ()) -> Policy:
+    policy = config.policy
+    return Policy(map(parse_rule, policy.allow), map(parse_rule, policy.deny), own)

@@ -18,12 +18,9 @@ from gateway.consoles.service import ConsoleService
 from gateway.consoles.targets import Reach
 from gateway.consoles.websocket import SocketFactory
 from gateway.core.addresses import console_url
+from gateway.core.base import Base
 from gateway.core.config import Config
-from gateway.core.dial import Dialer
-from gateway.core.sessions import SessionTable
 from gateway.core.ticket_news import Trail
-from gateway.core.tickets import TicketRegistry
-from gateway.core.tokens import TokenVerifier
 
 #: Threads for recordings, so that their disk makes no transfer wait.
 _THREADS = 4
@@ -45,24 +42,18 @@ def origins(config: Config) -> Origins:
 
 
 def compose(
-    config: Config,
-    clock: Any,
-    wall: Callable[[], float],
-    registry: TicketRegistry,
-    tokens: TokenVerifier,
-    sessions: SessionTable,
-    dialer: Dialer,
-    kept: Recordings,
-    refused: Callable[[str, errors.GatewayError], object],
+    config: Config, base: Base, kept: Recordings, refused: Callable[[str, errors.GatewayError], object]
 ) -> ConsoleService | None:
     """Make the service, if there is a section for it.
 
+    :param kept: of the process, see :func:`recordings`.
     :raises gateway.errors.ConfigError: the section is no good.
     """
     if config.consoles is None:
         return None
-    access = Access(registry, tokens, sessions, origins(config), clock, wall)
-    service = ConsoleService(Consoles(access, Reach(dialer), SocketFactory(clock), clock, kept), refused)
+    access = Access(base.registry, base.tokens, base.sessions, origins(config), base.reactor, base.wall)
+    reach, sockets = Reach(base.dialer), SocketFactory(base.reactor)
+    service = ConsoleService(Consoles(access, reach, sockets, base.reactor, kept), refused)
     adopt(service, config)
     return service
 

@@ -29,7 +29,8 @@ def parse_origin(text: str) -> Origin:
 
     :raises ValueError: it is something else, such as ``null``.
     """
-    match = _ORIGIN.fullmatch(text.lower())
+    # Other letters may have ASCII ones for their lower case.
+    match = _ORIGIN.fullmatch(text.lower()) if text.isascii() else None
     if match is None or int(match["port"] or 1) not in range(1, 65536):
         raise ValueError("an origin such as https://host.example or https://host.example:8443")
     return match["scheme"], match["host"], int(match["port"] or _PORTS.get(match["scheme"], 0))

@@ -48,6 +48,9 @@ class FastSocket(ConsoleSocket):
     def read(self, data: bytes) -> None:
         if self.autoPingTimeoutCall:
             self._cancelAutoPingTimeoutCall()
+        if self.state == OPEN and (keys := self._reader.keys(data)):
+            self.received(keys, False, True)
+            return
         for event in self._reader.receive(data):
             if type(event) is Control:
                 self._obey(event)
@@ -64,8 +67,10 @@ class FastSocket(ConsoleSocket):
         self.processControlFrame()
 
     def write(self, data: bytes) -> None:
-        if len(data) <= FRAGMENT or self._base64 is not None or self.state != OPEN:
+        if self._base64 is not None or self.state != OPEN:
             super().write(data)
+        elif len(data) <= FRAGMENT:
+            self.send(data, False)
         else:
             # What one read brought goes on as one, for each piece has its price; more would stay in memory.
             view = memoryview(data)

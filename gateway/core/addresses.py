@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.config_model import Config
 
-_TCP = re.compile(r"tcp6?:(?:port=)?([0-9]+)")
+_TCP = re.compile(r"tcp:([0-9]+)")
 
 
 def console_url(config: Config) -> str | None:

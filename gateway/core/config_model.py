@@ -330,9 +330,8 @@ class Log(Section):
 
 
 class Config(Section):
-    """The whole configuration; a service whose section is absent is None.
+    """The whole configuration, of its main file and all ``files`` in order; absent services are None.
 
-    :ivar file: the main one of all ``files`` read, which are in order.
     :ivar unavailable: sections of services that this version does not have.
     """
 
@@ -362,10 +361,8 @@ class Config(Section):
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each section that has no effect yet, and for what the files make doubtful."""
-        return (
-            *(f"[{name}] service not available in this version" for name in self.unavailable),
-            *self.doubts,
-        )
+        missing = [f"[{name}] service not available in this version" for name in self.unavailable]
+        return (*missing, *self.doubts)
 
     def sections(self) -> Iterator[tuple[str, Section]]:
         """Every section there is, by the name it has in the file."""

@@ -100,6 +100,7 @@ class Health:
             "public_url": self.config.gateway.public_url,
             "console_url": console_url(self.config),
             "proxy_urls": proxy_urls(self.config),
+            "pages": self.config.web is not None,
             "listeners": [
                 {"service": section, "listen": listener.endpoint, "tls": encrypted}
                 for section, listener, encrypted in self.listeners

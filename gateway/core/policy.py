@@ -192,11 +192,6 @@ class Policy:
             Rule(network=ipaddress.ip_network(address), ports=(port, port)) for address, port in own
         )
 
-    @classmethod
-    def read(cls, allow: Iterable[str], deny: Iterable[str], own: Iterable[tuple[str, int]] = ()) -> Policy:
-        """Make one out of the texts of its rules; see :func:`parse_rule`."""
-        return cls(map(parse_rule, allow), map(parse_rule, deny), own)
-
     def judge(self, scheme: str, host: str, address: str | Address, port: int) -> None:
         """Let a target pass.
 

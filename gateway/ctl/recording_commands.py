@@ -74,7 +74,7 @@ class Replay(Command):
         base = str(status.get("public_url") or "").rstrip("/")
         if not base:
             raise Failed("the gateway does not know its own address: set public_url in [gateway] and reload")
-        if not any(item.get("service") == "web" for item in status.get("listeners") or ()):
+        if not status.get("pages"):
             raise Failed("the gateway serves no pages: add [web], or use 'gatewayctl link download'")
         found = await find(control, self.name)
         ticket = {

@@ -28,6 +28,8 @@ NO_CODE = 1005
 _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013})
 #: Bytes of the payload of a control frame.
 _MAX_CONTROL = 125
+#: Bytes of a message that is read at once; their number is one byte.
+_SHORT = 125
 
 
 class FrameError(errors.BadRequest):
@@ -103,6 +105,26 @@ class FrameReader:
         self._kind = 0
         self._total = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
+
+    def keys(self, data: bytes) -> bytes:
+        """The payload when *data* is one short binary message and nothing else; else none, and it is unread.
+
+        Whoever types sends nothing but these, and waits for the answer.
+        """
+        size = len(data) - 6
+        if (
+            not 0 < size <= _SHORT
+            or data[0] != 0x82
+            or data[1] != size + 128
+            or self._rest
+            or self._left
+            or self._kind
+            or not self._plain
+            or size > self._largest
+        ):
+            return b""
+        key = int.from_bytes((data[2:6] * (size // 4 + 1))[:size], "little")
+        return (int.from_bytes(data[6:], "little") ^ key).to_bytes(size, "little")
 
     def receive(self, data: bytes) -> Iterator[Data | Control]:
         """Read on; the result must be iterated over to its end.

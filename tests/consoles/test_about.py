@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64encode
 from typing import Any
 
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
@@ -70,3 +71,13 @@ class AboutTests(ServiceCase):
         self.assertEqual((await self.about())[0], 403)
         await self.registry.revoke(ID)
         self.assertEqual((await self.about())[0], 403)
+
+    async def test_own_place(self) -> None:
+        """Our pages find their consoles, whatever paths of consoles are configured."""
+        self.consoles.access.prefixes = ("/elsewhere/",)
+        await self.put()
+        self.assertEqual((await self.about())[0], 200)
+        item = urlsafe_b64encode(ID.encode()).rstrip(b"=")
+        page = await self.ask("/console/", Sec_WebSocket_Protocol=b"binary, ticket." + item)
+        await self.until(lambda: page.head)
+        self.assertEqual(page.status, 101, page.heard)

@@ -8,9 +8,10 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from gateway import errors
-from gateway.consoles.compose import adopt, compose
+from gateway.consoles.compose import adopt, compose, origins
 from gateway.consoles.recording import Recordings
-from gateway.core.config_model import Config, Consoles, Images
+from gateway.core.base import Base
+from gateway.core.config_model import Config, Consoles, Gateway, Images, Web
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy
 from tests.consoles.stage import Stage
@@ -36,8 +37,8 @@ class ComposeTests(Stage):
             raise error
 
         kept = Recordings(lambda *_: None, self.clock, self.wall)  # type: ignore[arg-type]
-        args = (config(), self.clock, self.wall, self.registry, tokens, sessions, dialer, kept)
-        service = compose(*args, refused)
+        base = Base(self.clock, self.wall, self.registry, tokens, sessions, dialer)
+        service = compose(config(), base, kept, refused)
         assert service is not None
         self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
         adopt(service, config(client_certificate=OURS[0], client_key=OURS[1], paths=("/c/",)))
@@ -45,3 +46,13 @@ class ComposeTests(Stage):
         self.assertEqual(service.consoles.access.prefixes, ("/c/",))
         adopt(service, config())
         self.assertEqual((service.consoles.reach.certificate, service.consoles.reach.key), (None, None))
+
+    def test_origins(self) -> None:
+        """Our own pages may always open consoles: those of the public address, and those on this port."""
+        page = Gateway(public_url="https://gw.invalid:54323")
+        both = config(listen="tcp:6100").model_copy(update={"gateway": page, "web": Web(listen="tcp:54323")})
+        own = {("https", "gw.invalid", 54323), ("https", "gw.invalid", 6100)}
+        self.assertEqual(origins(both).allowed, own)
+        self.assertEqual(
+            origins(both.model_copy(update={"web": None})).allowed, {("https", "gw.invalid", 54323)}
+        )

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
 from gateway.consoles.access import Admission
+from gateway.consoles.origin import Origins, parse_origin
 from tests.consoles.stage import ID, OTHER, PAGE, Stage, head
 
 DENIED = """
@@ -108,6 +114,7 @@ class OriginTests(Stage):
             "null",
             "https://*.invalid",
             "https://h:99999",
+            "https://ban\u212a.invalid",
             "",
         ):
             self.origins = (word,)
@@ -129,3 +136,33 @@ class AnyOriginTests(Stage):
             self.refused("origin", head("/", cookie, ("Origin", origin)), error=errors.Forbidden)
         self.refused("origin", head("/", cookie), error=errors.Forbidden)
         self.admit(head("/", cookie, ("Origin", "https://gateway.invalid:54323")))
+
+
+#: What origins are made of, and what is often put between its parts.
+WORDS = r"https http wss :// : / // engine.invalid evil.invalid engine . @ :443 :8443 :0 [::1] [ * # ? \ E"
+PARTS = st.lists(st.sampled_from([*WORDS.split(), " ", "\t", "\0", "é", "\u212a"]), max_size=8).map("".join)
+
+
+class ParserTests(SynchronousTestCase):
+    """What is an origin, and which."""
+
+    @settings(max_examples=500, deadline=None)
+    @given(PARTS | st.text(max_size=40))
+    def test_fuzz(self, text: str) -> None:
+        """Whatever is taken for an origin is one to others too, and has nothing beside its three parts."""
+        try:
+            scheme, host, port = parse_origin(text)
+        except ValueError:
+            return
+        parts = urlsplit(text)
+        self.assertEqual((parts.scheme, parts.hostname), (scheme, host.strip("[]")))
+        self.assertEqual(parts.port or {"http": 80, "https": 443}.get(scheme, 0), port)
+        self.assertEqual((parts.username, parts.path, parts.query, parts.fragment), (None, "", "", ""))
+        self.assertTrue(text.isascii() and text.isprintable())
+
+    @settings(max_examples=500, deadline=None)
+    @given(PARTS | st.text(max_size=40))
+    def test_only_listed(self, text: str) -> None:
+        """No spelling of another page is allowed."""
+        if Origins.of(["https://engine.invalid"])._allows(text, ambient=False):
+            self.assertIn(text.lower(), ("https://engine.invalid", "https://engine.invalid:443"))

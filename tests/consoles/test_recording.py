@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
+from gateway.consoles.line import Valve
 from gateway.consoles.recorder import DELAY, SYNC, WINDOW, Recorder
 from gateway.consoles.recording import ENDING, OPENING, Recordings
 from gateway.consoles.recording_file import RecordingFile, listing, recover
@@ -251,6 +253,33 @@ class RecorderTests(_Case):
         times = [block.milliseconds for block in found]
         self.assertEqual(times, sorted(times))
         (self.folder / "a.fbs").unlink()
+
+
+class ValveTests(SynchronousTestCase):
+    """What two can stop."""
+
+    @given(st.lists(st.tuples(st.booleans(), st.booleans())))
+    @settings(max_examples=60, deadline=None)
+    def test_both(self, steps: list[tuple[bool, bool]]) -> None:
+        """It flows while neither stops it, and is told only when that changes."""
+        told: list[bool] = []
+        valve = Valve(
+            SimpleNamespace(
+                pauseProducing=lambda: told.append(False), resumeProducing=lambda: told.append(True)
+            )
+        )
+        wanted, flows = [True, True], [True]
+        for disk, goes in steps:
+            wanted[disk] = goes
+            if disk:
+                valve.flow(goes)
+            elif goes:
+                valve.resumeProducing()
+            else:
+                valve.pauseProducing()
+            if all(wanted) != flows[-1]:
+                flows.append(all(wanted))
+        self.assertEqual(told, flows[1:])
 
 
 class DirectoryTests(_Case):

@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from twisted.internet.task import deferLater
 
 from gateway import errors
+from gateway.consoles.websocket import SocketFactory, SocketLimits
 from gateway.wire.websocket_frames import BINARY
 from tests.consoles.service_case import HOST, KEY, MIB, ServiceCase
 from tests.consoles.stage import ID, PAGE
@@ -84,6 +85,21 @@ class ServiceTests(ServiceCase):
         page, console = await self.open()
         page.transport.abortConnection()
         await self.until(lambda: console.lost and not len(self.sessions))
+
+    async def test_half_open(self) -> None:
+        """A browser that vanished in silence is noticed by pings, whatever its console does."""
+        limits = SocketLimits(ping_interval=0.3, pong_timeout=0.2)
+        self.consoles.sockets = SocketFactory(self.reactor, limits)
+        for flood in (0, 64 * MIB):
+            page, console = await self.open()
+            begun = self.reactor.seconds()
+            page.transport.pauseProducing()
+            console.transport.write(bytes(flood))
+            await self.until(lambda: console.lost and not len(self.sessions))  # noqa: B023
+            took = self.reactor.seconds() - begun
+            self.assertTrue(0.4 < took < 1.5, took)
+            page.transport.resumeProducing()
+            await self.until(lambda: page.lost)  # noqa: B023
 
     async def test_console_ends(self) -> None:
         """The browser gets the rest, and a good-bye."""

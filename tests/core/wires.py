@@ -40,7 +40,10 @@ from gateway.core.sessions import SessionTable
 from gateway.core.tickets import SESSIONS, Kind, MemoryRegistry, Ticket
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite
-from gateway.images import Access, Cors, ImageService, Targets
+from gateway.images.access import Access
+from gateway.images.cors import Cors
+from gateway.images.service import ImageService
+from gateway.images.targets import Targets
 from gateway.wire.ticket_json import grant_from
 
 ID = "11111111-2222-4333-8444-555555555555"

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.ctl.fake_control import NOW, Asked, ControlTestCase, Reply, asynchronous
 
-STATUS = {"public_url": "https://gw.invalid:54323/", "listeners": [{"service": "web"}]}
+STATUS = {"public_url": "https://gw.invalid:54323/", "pages": True}
 NAME = "20251231T230000Z-0a1b2c3d4e5f-0123456789ab.fbs"
 ITEM = {
     "name": NAME,
@@ -69,7 +69,7 @@ class Recordings(ControlTestCase):
             ([{**ITEM, "name": NAME + "x"}], STATUS, "no recording"),
             ([{**ITEM, "complete": False}], STATUS, "still being recorded"),
             ([ITEM], {**STATUS, "public_url": None}, "public_url"),
-            ([ITEM], {**STATUS, "listeners": []}, "[web]"),
+            ([ITEM], {**STATUS, "pages": False}, "[web]"),
         ):
             self.there_is(*items)
             self.fake.reply("GET /status", Reply(status))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from struct import pack
@@ -153,6 +154,18 @@ class FrameTests(_Case):
         print(f"{sent} pings sent, others were served within {worst * 1000:.0f} ms")  # noqa: T201
         self.assertLess(worst, 1.0)
         self.assertLess(self.grown(before), SOME)
+
+
+class StockFrameTests(FrameTests):
+    """With autobahn's frames."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        os.environ["GATEWAY_FAST"] = "off"
+        try:
+            super().setUpClass()
+        finally:
+            del os.environ["GATEWAY_FAST"]
 
 
 def counted(count: int, size: int = 1) -> bytes:

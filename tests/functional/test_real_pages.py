@@ -1,97 +1,20 @@
-"""The console page in a real Chromium, against a real gateway and real QEMU."""
+"""Consoles of every kind on their page, in a real Chromium, of real QEMU through a real gateway."""
 
 from __future__ import annotations
 
-import shutil
-import socket
-import sys
 import time
-from base64 import b64decode
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
-from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.functional.browser import Browser
 from tests.functional.case import PYTEST_ONLY
-from tests.functional.console_case import ConsoleCase
-from tests.functional.hypervisor import PASSWORD, Qemu, Screen
-from tests.functional.processes import HOST, Peer, free_port, short_directory, wait_for
+from tests.functional.hypervisor import PASSWORD, Qemu
+from tests.functional.page_case import PageCase, close_browser, digest, lit
+from tests.functional.processes import HOST, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
-
-SCREENS = ((390, 844), (1280, 800))
-#: The pixels of the console as the page has them, three bytes each, in base64.
-PIXELS = """
-const canvas = document.querySelector("#screen canvas");
-if (!canvas || !canvas.width) return [0, 0, ""];
-const {width, height} = canvas;
-const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-const rgb = new Uint8Array(width * height * 3);
-for (let at = 0; at < width * height; at += 1) rgb.set(data.subarray(4 * at, 4 * at + 3), 3 * at);
-let text = "";
-for (let at = 0; at < rgb.length; at += 8192) text += String.fromCharCode(...rgb.subarray(at, at + 8192));
-return [width, height, btoa(text)];
-"""
-
-
-def lit(screen: Screen) -> int:
-    """How many bytes of a screen are not black."""
-    return len(screen.rgb) - screen.rgb.count(0)
-
-
-class PageCase(ConsoleCase):
-    """A browser, and a gateway with pages for it.
-
-    :ivar expected: parts of what may stand in the browser's console.
-    """
-
-    sections: ClassVar = {"web": {"listen": "tcp:0:interface=127.0.0.1"}}
-    browser: ClassVar[Browser]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        directory = short_directory()
-        cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
-        cls.browser = Browser(directory)
-        cls.addClassCleanup(cls.browser.stop)
-
-    def setUp(self) -> None:
-        self.expected: tuple[str, ...] = ()
-        self.browser.look(*SCREENS[1])
-        self.browser.complaints()
-        self.addCleanup(self.browser.driver.get, "about:blank")
-
-    def tearDown(self) -> None:
-        # The test reads pixels more often than Chromium likes.
-        expected = (*self.expected, "Canvas2D: Multiple readback")
-        found = self.browser.complaints()
-        self.assertEqual([text for text in found if not any(part in text for part in expected)], [])
-
-    def show(self, ticket: str, page: str = "console") -> None:
-        self.browser.open(f"https://localhost:{self.consoles}/ui/{page}#{ticket}")
-
-    def seen(self) -> Screen:
-        """What the page shows of the console."""
-        width, height, data = self.browser.driver.execute_script(PIXELS)
-        return Screen(width, height, b64decode(data))
-
-    def press(self, *keys: str) -> None:
-        ActionChains(self.browser.driver).send_keys(*keys).perform()
-
-    def firmware(self, qemu: Qemu) -> int:
-        """Wait until the firmware offers its menu; return how much is lit, but for a cursor that blinks."""
-        wait_for(lambda: lit(qemu.screen()) > 2000, "the firmware")
-        time.sleep(0.3)
-        return lit(qemu.screen())
-
-    def assert_same(self, qemu: Qemu) -> None:
-        """The page shows what the machine shows, pixel for pixel."""
-        wanted = qemu.wait_for_screen()
-        wait_for(lambda: self.seen() == wanted, "the same picture")
+tearDownModule = close_browser
 
 
 class VncTests(PageCase):
@@ -138,7 +61,7 @@ class VncTests(PageCase):
             else:
                 self.press(Keys.ESCAPE)
             wait_for(lambda qemu=qemu, before=before: lit(qemu.screen()) > before + 500, "the menu")  # type: ignore[misc]
-            wait_for(lambda qemu=qemu: self.seen() == qemu.screen(), "the same picture")  # type: ignore[misc]
+            wait_for(lambda qemu=qemu: self.seen() == digest(qemu.screen()), "the same picture")  # type: ignore[misc]
             self.browser.screenshot(f"console-boot-menu-{by_button}")
             qemu.stop()
 
@@ -223,7 +146,8 @@ class VncTests(PageCase):
         self.browser.until("state", "Connected")
         self.gateway.kill()
         try:
-            self.browser.until("why", "Trying again in")
+            self.browser.until("when", "Trying again in")
+            self.assertIn("was lost", self.browser.text("why"))
         finally:
             self.gateway.start()
         self.gateway.put({**self.granted(qemu), "uuid": ticket})
@@ -233,6 +157,19 @@ class VncTests(PageCase):
     def granted(self, qemu: Qemu) -> dict[str, Any]:
         url = f"vnc://{HOST}:{qemu.vnc_port}"
         return {"kind": "console", "url": url, "timeout": 300, "ops": ["view", "control"]}
+
+    def test_no_viewer(self) -> None:
+        """A gateway that was installed without the viewers says so."""
+        self.expected = ("ERR_BLOCKED_BY_CLIENT",)
+        tell = self.browser.driver.execute_cdp_cmd
+        tell("Network.enable", {})
+        tell("Network.setBlockedURLs", {"urls": ["*/ui/novnc/*"]})
+        try:
+            self.show(self.grant(f"vnc://{HOST}:1"))
+            self.browser.until("why", "npm was missing")
+        finally:
+            tell("Network.setBlockedURLs", {"urls": []})
+            tell("Network.disable", {})
 
     def test_no_ticket(self) -> None:
         """Without a ticket, and with one that nobody knows, the page says so and asks for nothing."""
@@ -246,191 +183,6 @@ class VncTests(PageCase):
         self.browser.until("why", "No such ticket")
         self.show("%E0%A4%A")
         self.browser.until("what", "No ticket")
-
-
-class Picture(Peer):
-    """The demonstration of ``make run`` where there is no QEMU."""
-
-    def __init__(self) -> None:
-        super().__init__(short_directory())
-        self.port = free_port()
-
-    def start(self) -> None:
-        def ready() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex((HOST, self.port)) == 0
-
-        self.spawn([sys.executable, "-m", "gateway.ctl.demo_screen", str(self.port)], ready)
-
-    def stop(self) -> None:
-        super().stop()
-        shutil.rmtree(self.directory)
-
-
-class ToolTests(PageCase):
-    """What the page does around a console."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.picture = Picture()
-        self.picture.start()
-        self.addCleanup(self.picture.stop)
-
-    def open_picture(self, **more: Any) -> str:
-        ticket = self.grant(f"vnc://{HOST}:{self.picture.port}", **more)
-        self.show(ticket)
-        self.browser.until("state", "Connected")
-        wait_for(lambda: self.seen().width == 640 and any(self.seen().rgb), "a picture")
-        return ticket
-
-    def active(self) -> str:
-        """The element that has the focus."""
-        found: str = self.browser.read("document.activeElement.id || document.activeElement.tagName")
-        return found
-
-    def changes(self, act: Callable[[], object]) -> None:
-        """What is done is seen in the picture."""
-        before = self.seen()
-        act()
-        wait_for(lambda: self.seen() != before, "a change")
-
-    def test_clipboard(self) -> None:
-        """Text goes to the console's clipboard, or is typed; what the console has copied is shown."""
-        self.open_picture()
-        self.browser.find("clipboard-open").click()
-        self.browser.find("text").send_keys("some text")
-        self.browser.find("paste").click()
-        wait_for(lambda: self.browser.find("text").get_attribute("value") == "SOME TEXT", "what was copied")
-        self.changes(self.browser.find("type").click)
-        self.assertEqual(self.browser.text("copied"), "Typed.")
-
-    def test_view_only_clipboard(self) -> None:
-        """Who only looks can put nothing on the clipboard, and may read it."""
-        self.open_picture(ops=["view"])
-        self.browser.find("clipboard-open").click()
-        for name in ("paste", "type"):
-            self.assertFalse(self.browser.find(name).is_enabled())
-
-    def test_keys(self) -> None:
-        """Every button for keys sends some; those that are held are let go with their panel."""
-        self.open_picture()
-        self.changes(self.browser.find("ctrl-alt-del").click)
-        self.browser.find("keys-open").click()
-        buttons = self.browser.driver.find_elements(By.CSS_SELECTOR, "#keys button")
-        names = [button.text for button in buttons]
-        self.assertEqual(names, ["Ctrl", "Alt", "Win", "Esc", "Tab", *(f"F{it}" for it in range(1, 13))])
-        for button in buttons:
-            self.changes(button.click)
-        pressed = "[...document.querySelectorAll('#keys [aria-pressed=true]')].length"
-        self.assertEqual(self.browser.read(pressed), 3)
-        self.browser.find("keys-open").click()
-        self.assertEqual(self.browser.read(pressed), 0)
-        self.assertFalse(self.browser.find("keys").is_displayed())
-
-    def test_keyboard(self) -> None:
-        """All is reached by keyboard: out of the console, along the buttons, and back."""
-        self.open_picture()
-        self.assertEqual(self.active(), "CANVAS")
-        self.changes(lambda: self.press(Keys.TAB))
-        self.assertEqual(self.active(), "CANVAS")
-        leave = ActionChains(self.browser.driver).key_down(Keys.CONTROL).key_down(Keys.ALT)
-        leave.send_keys(Keys.HOME).key_up(Keys.ALT).key_up(Keys.CONTROL).perform()
-        found = [self.active()]
-        for _ in range(5):
-            self.press(Keys.TAB)
-            found.append(self.active())
-        wanted = ["ctrl-alt-del", "keys-open", "clipboard-open", "fit", "full", "reconnect"]
-        self.assertEqual(found, wanted)
-        self.browser.find("keys-open").send_keys(Keys.ENTER)
-        self.assertTrue(self.browser.find("keys").is_displayed())
-        self.browser.driver.find_element(By.CSS_SELECTOR, "#keys button").send_keys(Keys.ESCAPE)
-        self.assertFalse(self.browser.find("keys").is_displayed())
-        self.assertEqual(self.active(), "keys-open")
-        self.press(Keys.ESCAPE)
-        self.assertEqual(self.active(), "CANVAS")
-        self.changes(lambda: self.press("x"))
-
-    def test_size(self) -> None:
-        """The picture fits its place, or has the size that it has; full screen fills all of it."""
-        self.open_picture()
-        width = "document.querySelector('#screen canvas').getBoundingClientRect().width"
-        self.assertGreater(self.browser.read(width), 700)
-        self.browser.find("fit").click()
-        self.assertEqual(self.browser.read(width), 640)
-        self.browser.find("fit").click()
-        self.assertGreater(self.browser.read(width), 700)
-        self.browser.find("full").click()
-        wait_for(lambda: self.browser.read("document.fullscreenElement !== null"), "full screen")
-        self.assertEqual(self.browser.find("full").get_attribute("aria-pressed"), "true")
-        self.browser.driver.execute_script("document.exitFullscreen()")
-
-    def test_pointer(self) -> None:
-        """The pointer draws where it is, in a picture that is scaled."""
-        self.open_picture()
-        canvas = self.browser.driver.find_element(By.CSS_SELECTOR, "#screen canvas")
-        self.changes(lambda: ActionChains(self.browser.driver).click_and_hold(canvas).release().perform())
-        at = ((200 * 640) + 320) * 3
-        self.assertEqual(self.seen().rgb[at : at + 3], b"\xff\xff\xff")
-
-    def test_badges(self) -> None:
-        """What a ticket is like is seen."""
-        self.open_picture(shared=True)
-        self.assertTrue(self.browser.find("shared").is_displayed())
-        self.assertFalse(self.browser.find("view-only").is_displayed())
-        self.assertFalse(self.browser.find("recorded").is_displayed())
-
-    def test_two_tabs(self) -> None:
-        """Another ticket in the address bar is opened at once, without a trace of the one before."""
-        self.open_picture()
-        other = self.grant(f"vnc://{HOST}:{self.picture.port}", ops=["view"])
-        self.browser.driver.get(f"https://localhost:{self.consoles}/ui/console#{other}")
-        wait_for(lambda: self.browser.find("view-only").is_displayed(), "the other ticket")
-        self.browser.until("state", "Connected")
-        self.assertNotIn(other, self.browser.driver.current_url)
-
-    def test_looks(self) -> None:
-        """On a phone and on a desk, light and dark: all fits, fingers hit, and a console works."""
-        self.expected = ("403",)
-        for number, (width, height) in enumerate((*SCREENS, *SCREENS)):
-            dark = number >= len(SCREENS)
-            name = f"{width}x{height}-{'dark' if dark else 'light'}"
-            self.browser.look(width, height, dark=dark)
-            ticket = self.open_picture(timeout=3000, shared=True)
-            self.assert_fits(width)
-            self.browser.screenshot(f"console-{name}")
-            if width < 600:
-                self.assertFalse(self.browser.find("tools").is_displayed())
-                self.browser.find("menu").click()
-                self.assert_fits(width)
-                self.browser.screenshot(f"console-{name}-menu")
-            for panel in ("keys", "clipboard"):
-                self.browser.find(f"{panel}-open").click()
-                self.assert_fits(width)
-                self.browser.screenshot(f"console-{name}-{panel}")
-            self.gateway.delete(ticket)
-            self.browser.until("why", "revoked")
-            self.assert_fits(width)
-            self.browser.screenshot(f"console-{name}-ended")
-
-    def assert_fits(self, width: int) -> None:
-        """Nothing is cut off at the side, and what is pressed is large enough for a finger."""
-        self.assertLessEqual(self.browser.read("document.documentElement.scrollWidth"), width)
-        heights = self.browser.read("[...document.querySelectorAll('button')].map((it) => it.offsetHeight)")
-        self.assertEqual([height for height in heights if 0 < height < 44], [])
-
-    def test_phone(self) -> None:
-        """On a phone the keyboard of the phone types, and erases."""
-        touch = "Emulation.setTouchEmulationEnabled"
-        self.browser.driver.execute_cdp_cmd(touch, {"enabled": True, "maxTouchPoints": 1})
-        self.addCleanup(self.browser.driver.execute_cdp_cmd, touch, {"enabled": False})
-        self.browser.look(*SCREENS[0])
-        self.open_picture()
-        self.browser.find("menu").click()
-        self.browser.find("typing-open").click()
-        self.assertEqual(self.active(), "typing")
-        for text in ("a", Keys.BACKSPACE, Keys.ENTER):
-            self.changes(lambda text=text: self.press(text))  # type: ignore[misc]
-        self.assertEqual(self.active(), "typing")
 
 
 class SpiceTests(PageCase):
@@ -472,7 +224,7 @@ class SpiceTests(PageCase):
         before = self.firmware(qemu)
         self.press(Keys.ESCAPE)
         wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
-        wait_for(lambda: self.seen() == qemu.screen(), "the same picture")
+        wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")
 
     def test_password(self) -> None:
         """Where nobody told us the password, the user is asked for it, and again when it was wrong."""

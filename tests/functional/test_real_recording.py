@@ -20,10 +20,12 @@ from tests.functional.commands import need
 from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Screen
+from tests.functional.page_case import PageCase, close_browser, digest
 from tests.functional.processes import HOST, free_port, wait_for
 from tests.wire.rfb_peers import Client
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
+tearDownModule = close_browser
 
 ESCAPE = 0xFF1B
 
@@ -80,8 +82,12 @@ class _Case(ConsoleCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.sections = {"web": {"listen": f"tcp:{free_port()}:interface={HOST}"}}
+        port = free_port()
+        listen = {"listen": f"tcp:{port}:interface={HOST}"}
+        public = {"public_url": f"https://localhost:{port}"}
+        cls.sections = {"images": listen, "web": listen, "gateway": public}
         super().setUpClass()
+        cls.gateway.port = port
         cls.kept = cls.home / "recordings"
 
     def setUp(self) -> None:
@@ -93,6 +99,15 @@ class _Case(ConsoleCase):
         wait_for(lambda: list(self.kept.glob(f"*.{suffix}")), "a recording")
         [file] = self.kept.iterdir()
         return file
+
+    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [need("gatewayctl", "pip install -e ."), "-c", str(self.gateway.control_socket), *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def link(self, file: Path) -> str:
+        ran = self.ctl("link", "recording", file.name)
+        self.assertEqual(ran.returncode, 0, ran.stderr)
+        return ran.stdout.strip()
 
 
 class VncTests(_Case):
@@ -153,6 +168,19 @@ class VncTests(_Case):
         wait_for(lambda: qemu.screen() != late, "what was typed")
         plain.leave()
 
+    def test_vanishes(self) -> None:
+        """When the machine dies its recording ends with what it showed last."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        console = self.open(f"vnc://{HOST}:{qemu.vnc_port}", record=True)
+        self.assert_screen(console)
+        last = qemu.wait_for_screen()
+        time.sleep(1)
+        qemu.vanish()
+        self.assertEqual(console.end(), (1000, "The console has ended"))
+        console.leave()
+        self.assertEqual(Film(self.recording("fbs").read_bytes()).picture, last)
+
     def test_fails(self) -> None:
         """A console that is out of reach is refused as ever, and leaves no recording."""
         self.refused(502, f"/console/{self.grant(f'vnc://{HOST}:{free_port()}', record=True)}")
@@ -189,10 +217,6 @@ class SerialTests(_Case):
         self.assertEqual([[it.seconds, it.code, it.text] for it in ours], events)
         self.assertIn("€", seen.decode())
 
-    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [need("gatewayctl", "pip install -e ."), "-c", str(self.gateway.control_socket), *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
-
     def test_operator(self) -> None:
         """The list names it; a link leads to it, byte for byte, and nobody can change it by any ticket."""
         _, file = self.record()
@@ -202,9 +226,7 @@ class SerialTests(_Case):
         item = listed[0]
         self.assertEqual((item["size"], item["complete"], item["kind"]), (len(data), True, "cast"))
         self.assertIn(item["session"], file.name)
-        ran = self.ctl("link", "recording", file.name)
-        self.assertEqual(ran.returncode, 0, ran.stderr)
-        link, _, ticket = ran.stdout.strip().partition("#")
+        link, _, ticket = self.link(file).partition("#")
         self.assertEqual(link, f"https://localhost:{self.gateway.port}/ui/replay")
         self.assertEqual(self.gateway.ask("GET", f"/images/{ticket}").body, data)
         for method, body in (("PUT", b"x" * 8), ("PATCH", json.dumps({"op": "flush"}).encode())):
@@ -224,6 +246,25 @@ class SerialTests(_Case):
         self.gateway.put({**more, "ops": ["read", "write"]})
         self.assertEqual(self.gateway.ask("PUT", f"/images/{ticket}", b"x" * 8).status, 403)
         self.assertEqual(file.read_bytes(), data)
+
+    def test_stopped(self) -> None:
+        """When the gateway stops in order its consoles end, and their recordings are complete."""
+        qemu = self.machine().serial_unix()
+        qemu.start()
+        qemu.wait_for_screen()
+        console = self.open(f"serial+unix://{qemu.serial}", record=True)
+        console.send(b"last\r\n")
+        console.until(b"last\r\n")
+        before = len(self.gateway.log())
+        self.gateway.stop()
+        self.assertEqual(console.end()[0], 4503)
+        [file] = self.kept.iterdir()
+        self.assertEqual(file.suffix, ".cast")
+        self.assertIn("last", text_of(file))
+        log = self.gateway.log()[before:]
+        self.assertIn('"event": "recording.end"', log)
+        self.assertNotIn(text_of(file).strip(), log)
+        self.gateway.start()
 
     def test_killed(self) -> None:
         """What a gateway left behind that was killed is complete after the next start, up to the end."""
@@ -311,3 +352,43 @@ class NoneTests(ConsoleCase):
         listener, url = self.trap()
         self.assertIn("recorded", self.refused(503, f"/console/{self.grant(url, record=True)}"))
         self.assert_untouched(listener)
+
+
+class PageTests(_Case, PageCase):
+    """The page that plays them, in a real Chromium."""
+
+    def setUp(self) -> None:
+        _Case.setUp(self)
+        PageCase.setUp(self)
+
+    def test_vnc(self) -> None:
+        """What was recorded is played, by the link that the operator got; it ends with the same pixels."""
+        qemu = self.machine().vnc()
+        qemu.start()
+        ticket = self.grant(f"vnc://{HOST}:{qemu.vnc_port}", record=True)
+        self.show(ticket)
+        self.browser.until("state", "Connected")
+        self.assertTrue(self.browser.find("recorded").is_displayed())
+        self.assert_same(qemu)
+        self.press("a", "b", "c")
+        wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")
+        time.sleep(0.5)
+        last = digest(qemu.screen())
+        self.gateway.delete(ticket)
+        file = self.recording("fbs")
+        self.browser.open(self.link(file))
+        self.browser.until("state", "At its end")
+        wait_for(lambda: self.seen() == last, "the last picture")
+
+    def test_serial(self) -> None:
+        """So it is with a serial line."""
+        qemu = self.machine().serial_unix()
+        qemu.start()
+        qemu.wait_for_screen()
+        console = self.open(f"serial+unix://{qemu.serial}", record=True)
+        console.send(b"recorded\r\n")
+        console.until(b"recorded\r\n")
+        console.leave()
+        self.browser.open(self.link(self.recording("cast")))
+        self.browser.until("state", "At its end")
+        self.assertIn("recorded", self.browser.read("document.querySelector('.xterm-rows').innerText"))

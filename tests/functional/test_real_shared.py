@@ -12,12 +12,13 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Qemu, Screen
+from tests.functional.page_case import PageCase, close_browser, lit
 from tests.functional.processes import HOST, MIB, wait_for
-from tests.functional.test_real_pages import PageCase, lit
 from tests.wire.rfb_peers import Client
 from tests.wire.test_rfb_viewer import ORDERS, order, pixel_format
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
+tearDownModule = close_browser
 
 RAW, TIGHT, ZRLE, SIZE, CURSOR = 0, 7, 16, -223, -239
 ASK = pack(">BBHHHH", 3, 1, 0, 0, 65535, 65535)

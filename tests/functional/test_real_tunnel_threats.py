@@ -57,8 +57,8 @@ class TargetTests(_Case):
         hosts = (
             "169.254.169.254", "169.254.1.1", "127.0.0.2", "0.0.0.0", "100.64.0.1", "224.0.0.1", "240.0.0.1",
             "[::]", "255.255.255.255", "[::1]", "[fe80::1]", "[ff02::1]", "[fd00:ec2::254]",
-            "[::ffff:169.254.169.254]", "[::ffff:127.0.0.2]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::]", "[::169.254.169.254]",
-            "10.1.2.3", "100.100.100.200", "168.63.129.16",
+            "[::ffff:169.254.169.254]", "[::ffff:127.0.0.2]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::]",
+            "[::169.254.169.254]", "10.1.2.3", "100.100.100.200", "168.63.129.16",
         )  # fmt: skip
         for host in hosts:
             ticket = self.grant(f"spice://{host}:5900")
@@ -71,7 +71,7 @@ class TargetTests(_Case):
         own = self.gateway.control_port, self.gateway.metrics_port, self.plain, self.secure, self.gateway.port
         for port in own:
             ticket = self.grant(f"tcp://{HOST}:{port}")
-            self.assertIn(self.status(f"{HOST}:{port}", basic(ticket)), (200, 403))
+            self.assertEqual(self.status(f"{HOST}:{port}", basic(ticket)), 403, port)
         for port in own:
             ticket = self.grant(f"spice://localhost:{port}")
             self.assertEqual(

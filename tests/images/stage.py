@@ -35,7 +35,10 @@ from gateway.core.tickets import SESSIONS, Kind, MemoryRegistry, Ticket
 from gateway.core.tokens import TokenVerifier
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite
-from gateway.images import Access, Cors, ImageService, Targets
+from gateway.images.access import Access
+from gateway.images.cors import Cors
+from gateway.images.service import ImageService
+from gateway.images.targets import Targets
 from gateway.wire.ticket_json import grant_from
 from tests.images.host import ImageHost, Network
 

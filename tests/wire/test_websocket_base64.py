@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from base64 import b64encode
+import binascii
+from base64 import b64decode, b64encode
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,3 +46,24 @@ class Base64Tests(SynchronousTestCase):
                     reader.receive(piece, False)
                 reader.receive(b"", True)
             self.assertEqual(raised.exception.close_code, INVALID_PAYLOAD)
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(st.text("QUJD=+/ -_\n!", max_size=12).map(str.encode) | st.binary(max_size=12), max_size=6),
+    )
+    def test_fuzz(self, pieces: list[bytes]) -> None:
+        """However a message is cut, it is what a strict decoder makes of the whole of it, or no message."""
+        try:
+            expected: bytes | None = b64decode(b"".join(pieces), validate=True)
+        except binascii.Error:
+            expected = None
+        reader, found = Base64Reader(), b""
+        try:
+            for piece in pieces:
+                found += reader.receive(piece, False)
+                self.assertLess(len(reader._rest), 4)
+            found += reader.receive(b"", True)
+        except FrameError as error:
+            self.assertEqual((error.close_code, expected), (INVALID_PAYLOAD, None))
+        else:
+            self.assertEqual(found, expected)

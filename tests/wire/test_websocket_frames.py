@@ -381,6 +381,32 @@ class OracleTests(SynchronousTestCase):
             self.assertEqual(joined(whole), joined(parts))
 
 
+class KeysTests(SynchronousTestCase):
+    """The short way of what is typed."""
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=140), st.booleans(), st.sampled_from((BINARY, TEXT, CONTINUATION, PING)))
+    def test_as_always(self, payload: bytes, final: bool, opcode: int) -> None:
+        """What is read the short way is what would have been read the long way; nothing else is taken."""
+        data = client(opcode, payload, final=final)
+        found = FrameReader(STREAM).keys(data)
+        whole = final and opcode == BINARY and 0 < len(payload) <= 125
+        self.assertEqual(found, payload if whole else b"")
+        for other in (data[:-1], data + b"\0", bytes((data[0] | 0x40,)) + data[1:]):
+            self.assertEqual(FrameReader(STREAM).keys(other), b"")
+
+    def test_place(self) -> None:
+        """In the middle of a frame or a message, or beyond a limit, there is no short way."""
+        data = client(BINARY, b"keys")
+        for before in (data[:1], data[:8], client(BINARY, b"x", final=False)):
+            reader = FrameReader(FrameLimits())
+            list(reader.receive(before))
+            self.assertEqual(reader.keys(data), b"")
+        for limits in (FrameLimits(max_frame=3), FrameLimits(max_message=3), FrameLimits(boundaries=True)):
+            self.assertEqual(FrameReader(limits).keys(data), b"")
+        self.assertEqual(FrameReader(FrameLimits(binary=False)).keys(data), b"")
+
+
 class FrameTests(SynchronousTestCase):
     """What we send."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
@@ -89,3 +91,32 @@ class HandshakeTests(SynchronousTestCase):
             self.assertNotIn(b"secret", data)
             again = read_handshake(parse_request(data))
             self.assertEqual(again, Handshake(KEY, [protocol] if protocol else [], None))
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([*FIELDS, b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Origin"]),
+                st.sampled_from(
+                    [b"websocket", b"Upgrade", b"13", KEY, b"binary", b"ticket.x, base64", b"a,,b"]
+                )
+                | st.binary(max_size=30),
+            ),
+            max_size=6,
+        )
+    )
+    def test_fuzz(self, more: list[tuple[bytes, bytes]]) -> None:
+        """Whatever fields are replaced, or come twice, it is refused with a meaning, or means one thing."""
+        names = {name for name, _ in more}
+        fields = [*((name, value) for name, value in FIELDS.items() if name not in names), *more]
+        data = b"GET /c HTTP/1.1\r\n" + b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+        try:
+            shake = read_handshake(parse_request(data + b"\r\n"))
+        except errors.GatewayError as error:
+            self.assertIn(error.status, (400, 405, 414, 426, 431, 501, 505))
+            return
+        self.assertRegex(shake.key, rb"\A[A-Za-z0-9+/]{22}==\Z")
+        self.assertEqual(len(set(shake.protocols)), len(shake.protocols))
+        for protocol in (None, *shake.protocols):
+            again = read_handshake(parse_request(shake.request(protocol)))
+            self.assertEqual(again, Handshake(shake.key, [protocol] if protocol else [], None))

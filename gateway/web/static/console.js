@@ -111,6 +111,7 @@ function card(what = "", why = "", { bad = false, again = false, login = null } 
   byId("what").textContent = what;
   byId("why").textContent = why;
   byId("why").classList.toggle("bad", bad);
+  byId("when").textContent = "";
   byId("again").hidden = !again;
   byId("login").hidden = !login;
   for (const id of ["user", "user-label"]) {
@@ -160,7 +161,7 @@ function wait(seconds) {
     if (left <= 0) {
       open();
     } else {
-      byId("why").textContent = `${ending(1006)} Trying again in ${left} s.`;
+      byId("when").textContent = `Trying again in ${left} s.`;
       retry = setTimeout(step, 200);
     }
   };

@@ -162,6 +162,7 @@ function control(player) {
   byId("skip").addEventListener("change", () => {
     player.skip = byId("skip").checked;
   });
+  byId("full").hidden = !document.fullscreenEnabled;
   byId("full").addEventListener("click", () => {
     return document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
   });

@@ -30,6 +30,8 @@ export class Toolbar {
     document.addEventListener("fullscreenchange", () => {
       byId("full").setAttribute("aria-pressed", String(document.fullscreenElement !== null));
     });
+    // Some phones have no full screen.
+    byId("full").hidden = !document.fullscreenEnabled;
     this.typing();
     // Before the console sees them.
     window.addEventListener("keydown", (event) => this.shortcut(event), { capture: true });
@@ -216,6 +218,8 @@ export class Toolbar {
       await document.exitFullscreen();
     } else {
       await document.documentElement.requestFullscreen();
+      // Where that can be had, all keys go to the console; Escape that is held down leaves.
+      await navigator.keyboard?.lock?.().catch(() => {});
     }
     this.viewer()?.focus();
   }
