@@ -13,7 +13,7 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import run
 from tests.functional.desktop import Desktop, Viewer, console_file
 from tests.functional.hypervisor import Qemu
-from tests.functional.processes import HOST, short_directory, wait_for
+from tests.functional.processes import HOST, free_port, short_directory, wait_for
 from tests.functional.tunnel_case import TunnelCase, machine, trusting
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -166,3 +166,42 @@ class IdleTests(_Case):
     def _silent(self, name: str) -> Any:
         (found,) = [it for it in self.gateway.sessions() if it["target"].endswith(f" {name}")]
         return found["id"], found["bytes_in"]
+
+
+class MigrationTests(_Case):
+    """A machine moves to another host, and its console comes along."""
+
+    def test_moves(self) -> None:
+        """The viewer goes to the second host with the ticket it has, which was put again with that host."""
+        first, second = machine(type(self)), self._waiting()
+        url = f"spice://{HOST}:{first.spice_port}"
+        ticket = self.grant(url, uses=1)
+        self.view(ticket, port=first.spice_port)
+        self.viewer.opened()
+        wait_for(lambda: len(self.channels()) == 4, "all channels")
+        urls = [url, f"spice://{HOST}:{second.spice_port}"]
+        again = {"uuid": ticket, "kind": "tunnel", "urls": urls, "timeout": 300, "ops": ["connect"]}
+        self.gateway.put(again)
+        first.qmp("client_migrate_info", protocol="spice", hostname=HOST, port=second.spice_port)
+        first.qmp("migrate", uri=f"tcp:{HOST}:{self.incoming}")
+        wait_for(lambda: first.qmp("query-migrate").get("status") == "completed", "the migration")
+        there = f"{HOST}:{second.spice_port}"
+        wait_for(
+            lambda: (
+                {it["target"] for it in self.gateway.sessions()}
+                == {f"spice://{there} {name}" for name in ("main", "display", "inputs", "cursor")}
+            ),
+            f"the console is at the second host\n{self.viewer.log()[-2000:]}",
+        )
+        shot = self.directory / "shot.png"
+        wait_for(lambda: self.desktop.shows(second.screen(), shot), "the screen")
+
+    def _waiting(self) -> Qemu:
+        """A machine that waits for the other one's state."""
+        self.incoming = free_port()
+        directory = short_directory()
+        self.addCleanup(shutil.rmtree, directory)
+        qemu = Qemu(directory).spice()
+        self.addCleanup(qemu.stop)
+        qemu.start("-incoming", f"tcp:{HOST}:{self.incoming}")
+        return qemu
