@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WARNINGS := PYTHONWARNINGS="error,ignore:Passing pyOpenSSL:DeprecationWarning"
 # Everything is proven on the fast path by pytest, and on the public path of Twisted and pyOpenSSL by trial, where
 # what moves bytes with real peers is run once more by pytest.
-BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py)
+BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py tunnel.py tunnel_threats.py)
 PREFIX ?= /usr/local
 DESTDIR ?=
 

@@ -1,4 +1,4 @@
-"""Where users reach our pages, as far as the configuration tells."""
+"""Where users reach us, as far as the configuration tells."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ def console_url(config: Config) -> str | None:
     match, host = _TCP.match(ours.listen), urlsplit(public).hostname or ""
     name = f"[{host}]" if ":" in host else host
     return None if match is None else f"{'https' if ours.tls else 'http'}://{name}:{match[1]}"
+
+
+def proxy_urls(config: Config) -> list[str]:
+    """What clients of the tunnel call their proxy, that without TLS first; empty when nobody knows."""
+    host = urlsplit(config.gateway.public_url or "").hostname
+    if not host:
+        return []
+    name = f"[{host}]" if ":" in host else host
+    ports = [
+        (encrypted, match[1])
+        for section, _, endpoint, encrypted in config.ports()
+        if section == "tunnel" and (match := _TCP.match(endpoint))
+    ]
+    return [f"{'https' if encrypted else 'http'}://{name}:{port}" for encrypted, port in sorted(ports)]

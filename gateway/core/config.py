@@ -18,7 +18,7 @@ from attrs import define, field
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.core.config_check import check
+from gateway.core.config_check import check, doubts
 from gateway.core.config_model import CLIENT_PAIRS, SECTIONS, UNAVAILABLE, Config
 from gateway.core.config_services import Section, Target
 from gateway.core.config_text import render, show
@@ -213,4 +213,4 @@ def load(path: Path | str, *, opened: bool = False) -> Config:
         problems += check(config, only=SECTIONS.keys() - made.keys() | good.keys())
     if problems:
         raise ConfigError(problems)
-    return config
+    return config.model_copy(update={"doubts": tuple(doubts(config))}) if opened else config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from gateway.core.config_model import CLIENT_PAIRS, Config
-from gateway.core.config_types import Kind
+from gateway.core.config_types import Kind, fields
 
 _LARGEST = 4 << 20
 
@@ -153,3 +154,32 @@ def check(config: Config, only: Container[str] | None = None) -> list[str]:
         if not same:
             problems.append(f"{config.file}: [{name}] {key}: {private} is not the key of {certificate}")
     return problems
+
+
+def doubts(config: Config) -> Iterator[str]:
+    """What is no problem and yet will not work, a sentence each; *config* has passed :func:`check`."""
+    listens = [endpoint for section, _, endpoint, tls in config.ports() if section == "tunnel" and tls]
+    if not listens or config.tls.certificate is None:
+        return
+    place = f"{config.file}: [tls] certificate: {config.tls.certificate}"
+    known = _addresses(certificates(config.tls.certificate)[0])
+    if not known:
+        yield f"{place}: names no IP address, and SPICE clients accept an https proxy by nothing else"
+        return
+    for endpoint in listens:
+        text = dict(fields(endpoint)).get("interface", "")
+        try:
+            address = ip_address(text)
+        except ValueError:
+            continue
+        if not address.is_unspecified and address not in known:
+            yield f"{place}: does not name {address}, by which SPICE clients reach [tunnel] with TLS"
+
+
+def _addresses(leaf: x509.Certificate) -> set[IPv4Address | IPv6Address]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return set()
+    found = names.get_values_for_type(x509.IPAddress)
+    return {it for it in found if isinstance(it, IPv4Address | IPv6Address)}

@@ -207,16 +207,15 @@ class Log(Section):
 
 
 class Config(Section):
-    """The whole configuration; a service whose section is absent is None.
+    """The whole configuration, of its main file and all ``files`` in order; absent services are None.
 
-    :ivar file: the main file.
-    :ivar files: every file read, in order.
     :ivar unavailable: sections of services that this version does not have.
     """
 
     file: Path
     files: tuple[Path, ...]
     unavailable: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     gateway: Gateway = Gateway()
     tls: Tls = Tls()
     tokens: Tokens = Tokens()
@@ -238,8 +237,9 @@ class Config(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each section that has no effect in this version."""
-        return tuple(f"[{name}] service not available in this version" for name in self.unavailable)
+        """One sentence for each section that has no effect yet, and for what the files make doubtful."""
+        missing = [f"[{name}] service not available in this version" for name in self.unavailable]
+        return (*missing, *self.doubts)
 
     def sections(self) -> Iterator[tuple[str, Section]]:
         """Every section there is, by the name it has in the file."""

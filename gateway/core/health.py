@@ -10,7 +10,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import __version__
-from gateway.core.addresses import console_url
+from gateway.core.addresses import console_url, proxy_urls
 from gateway.core.clock import wall
 from gateway.core.config import Config
 from gateway.core.drain import Drain
@@ -99,6 +99,7 @@ class Health:
             "checks": {name: {"ok": good, "text": text} for name, (good, text) in checks.items()},
             "public_url": self.config.gateway.public_url,
             "console_url": console_url(self.config),
+            "proxy_urls": proxy_urls(self.config),
             "pages": self.config.web is not None,
             "listeners": [
                 {"service": section, "listen": listener.endpoint, "tls": encrypted}

@@ -218,7 +218,12 @@ class MemoryRegistry:
         ticket = hold.ticket
         # A grant replaced meanwhile has uses of its own.
         if hold.open and not hold.joined and hold.grant is ticket.grant and ticket.uses is not None:
-            ticket.uses += 1
+            heir = next((it for it in ticket.holds if it.joined), None)
+            if heir is None:
+                ticket.uses += 1
+            else:
+                # Whoever shares the use still has it.
+                heir.joined = False
         self.release(hold, touch=False)
 
     async def set_limits(self, uuid: str, readers: int | None, writers: int | None) -> None:

@@ -19,6 +19,7 @@ from gateway.ctl.progress import Meter, ProgressLine
 from gateway.ctl.recording_commands import Replay
 from gateway.ctl.shell import Failed, Shell
 from gateway.ctl.ticket_commands import file_size, install, new_id, size_behind
+from gateway.ctl.viewer_command import Viewer
 from gateway.wire.ticket_json import Kind
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
@@ -255,5 +256,6 @@ class Link(Command):
         ("upload", None, Upload, "a link that an image can be uploaded to"),
         ("download", None, Download, "a link that an image can be downloaded from"),
         ("console", None, Console, "a link to the page of a console"),
+        ("viewer", None, Viewer, "a file that remote-viewer opens a SPICE console with"),
         ("recording", None, Replay, "a link that a recording of a console can be watched at"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
 
 from attrs import define, field, frozen
@@ -81,7 +82,7 @@ class Access:
             )
             key = hash_id(ticket_id)
             ticket = await self.registry.authorize(
-                ticket_id, OP, kind=Kind.TUNNEL, peer=peer, joins=self.consoles.hold(key)
+                ticket_id, OP, kind=Kind.TUNNEL, peer=peer, joins=self.consoles.hold(key, peer)
             )
         except errors.NoTicket as error:
             raise self._refusal(credential, error.reason) from error
@@ -117,12 +118,8 @@ def targets_of(ticket: Ticket) -> Iterator[tuple[str, Authority]]:
     """Every place that *ticket* names: a SPICE server has two ports."""
     for url in ticket.grant.urls:
         parts = urlsplit(url)
-        try:
-            ports = [parts.port, *(int(port) for name, port in parse_qsl(parts.query) if name == "tls-port")]
-            hosts = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-            for port in ports:
-                if port is not None:
-                    yield parts.scheme, parse_authority(f"{hosts}:{port}".encode("ascii"))
-        except (ValueError, errors.BadRequest):
-            # Such as tls-port=-1, which means that there is none.
-            continue
+        ports = [parts.port, *(port for name, port in parse_qsl(parts.query) if name == "tls-port")]
+        for port in ports if parts.hostname is not None else ():
+            # There are such as tls-port=-1, which means that there is none.
+            with suppress(ValueError, errors.BadRequest):
+                yield parts.scheme, parse_authority(f"{parts.hostname}:{port}".encode("ascii"))

@@ -77,15 +77,16 @@ class Consoles:
     def __len__(self) -> int:
         return len(self._up)
 
-    def hold(self, key: object) -> Hold | None:
+    def hold(self, key: object, peer: str | None) -> Hold | None:
         """What keeps the ticket of a console that is up."""
-        session = self.session(key)
+        session = self.session(key, peer)
         return None if session is None else session.hold
 
-    def session(self, key: object) -> Session | None:
-        """One of a console that is up."""
+    def session(self, key: object, peer: str | None) -> Session | None:
+        """One of a console that is up, of the same *peer*: the use of a ticket is shared with nobody else."""
         console = self._up.get(key)
-        return None if console is None else next(iter(console.sessions), None)
+        sessions = () if console is None else console.sessions
+        return next((it for it in sessions if it.hold is not None and it.peer == peer), None)
 
     def place(self, key: object) -> Console:
         """The console of *key*, with a place for one tunnel more; give it back by :meth:`given`.

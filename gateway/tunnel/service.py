@@ -61,6 +61,8 @@ class TunnelService:
         return None if exchange.head.target.startswith((b"/", b"*")) else _refuse
 
     async def _answer(self, exchange: Exchange) -> None:
+        if exchange.head.chunked or exchange.head.length:
+            raise errors.BadRequest("A CONNECT has no body", reason="body")
         admission = await self.access.admit(exchange.head, exchange.peer, _subject(exchange.transport))
         exchange.prove()
         console = self.consoles.place(admission.key)
@@ -111,6 +113,7 @@ class _Opening:
             raise
         except CancelledError:
             if self._word:
+                self._closed(self._word)
                 raise errors.ProxyUnauthorized(reason=self._word) from None
             await self._undo("left")
             raise
@@ -149,7 +152,7 @@ class _Opening:
             target=admission.name,
             ended=self._ended,
             listener="tunnel",
-            joins=service.consoles.session(admission.key),
+            joins=service.consoles.session(admission.key, admission.peer),
         )
 
     async def _undo(self, reason: str) -> None:

@@ -35,6 +35,8 @@ from gateway.wire.spice_link import LinkMessage, SpiceLink
 FIRST = 10.0
 #: Seconds that one side may go on when the other has nothing more to say, or is gone.
 LINGER = 30.0
+#: Bytes that are looked at, at most: meanwhile neither side can hold up the other.
+LOOKED = 64 * 1024
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 #: How TLS begins. Source: RFC 8446, section 5.1.
 _TLS = b"\x16\x03"
@@ -165,6 +167,7 @@ class Tunnel:
         self._guarded = guarded
         self._link = SpiceLink() if guarded else None
         self._held = b""
+        self._looked = 0
         self._timer: IDelayedCall | None = None
         self._word = ""
 
@@ -189,7 +192,7 @@ class Tunnel:
             self._pass(self.client, data)
             return
         self._held = held
-        if held[:1] == _TLS[:1]:
+        if link.message is None and held[:1] == _TLS[:1]:
             if held[:2] == _TLS:
                 self._known("tls")
                 self._flow()
@@ -203,10 +206,12 @@ class Tunnel:
                 self.end("guard")
                 return
             # Whatever it is, the server knows better.
+            self._known(name_of(link.message))
             self._flow()
+            return
         if link.message is not None:
             self._known(name_of(link.message))
-            self._settle()
+            self._settle(len(data))
 
     def _look_back(self, data: bytes) -> None:
         """Hear what the server answers."""
@@ -216,7 +221,7 @@ class Tunnel:
                 self._link.receive_server(data)
             except errors.GatewayError:
                 self._flow()
-        self._settle()
+        self._settle(len(data))
 
     def _known(self, name: str) -> None:
         """What was held may pass, and the server answer."""
@@ -227,9 +232,10 @@ class Tunnel:
         held, self._held = self._held, b""
         self._pass(self.client, held)
 
-    def _settle(self) -> None:
-        """Stop to listen once there is nothing more to learn."""
-        if self._link is not None and (self._link.done or self._link.code):
+    def _settle(self, size: int) -> None:
+        """Stop to listen once there is nothing more to learn, or it takes too long."""
+        self._looked += size
+        if self._link is not None and (self._link.done or self._link.code or self._looked > LOOKED):
             self._flow()
 
     # -- both ways -------------------------------------------------------------------------

@@ -55,8 +55,9 @@ def parse_authority(target: bytes) -> Authority:
         return Authority(address, port)
     if len(host) <= LONGEST_NAME and _NAME.fullmatch(host):
         return Authority(host.lower(), port)
-    if len(host) <= LONGEST_WORDS and _WORDS.fullmatch(host):
-        return Authority("", port, tuple(filter(None, host.lower().split(":"))))
+    words = tuple(filter(None, host.lower().split(":")))
+    if words and len(host) <= LONGEST_WORDS and _WORDS.fullmatch(host):
+        return Authority("", port, words)
     raise errors.BadRequest("The target is neither a name nor an address", reason="authority")
 
 

@@ -377,6 +377,32 @@ class CheckTests(ConfigCase):
             self.drop_in("a.conf", f"{one}{private} = pki/gateway.key\n")
             self.assertEqual(check(self.load(EXAMPLE)), [])
 
+    def test_addresses(self) -> None:
+        """A certificate that SPICE clients do not accept is a warning where there are such."""
+        now, tunnel = datetime.now(UTC), "[tunnel]\ntls_listen = tcp:3129:interface="
+        for addresses, more, words in (
+            ((), tunnel + "127.0.0.1\n", "names no IP address"),
+            ((), "[tunnel]\n", "names no IP address"),
+            ((), "[tunnel]\ntls_listen = off\n", ""),
+            ((), "[tunnel]\ntls_listen = off\ntls = yes\n", "names no IP address"),
+            ((), "", ""),
+            (("127.0.0.1",), tunnel + "127.0.0.1\n", ""),
+            (("127.0.0.1",), tunnel + "0.0.0.0\n", ""),
+            (("127.0.0.1",), "[tunnel]\n", ""),
+            (("127.0.0.1",), tunnel + "192.0.2.7\n", "does not name 192.0.2.7"),
+            (("2001:db8::1",), tunnel + "2001\\:db8\\:0\\:\\:1\n", ""),
+        ):
+            issued = authority(now).issue("gw", now=now, names=["gw.invalid"], addresses=addresses)
+            (self.base / "pki" / "gateway.pem").write_bytes(issued.pem)
+            (self.base / "pki" / "gateway.key").write_bytes(issued.key_pem)
+            (self.base / "images").mkdir(exist_ok=True)
+            base = "[tls]\ncertificate = pki/gateway.pem\nkey = pki/gateway.key\n"
+            self.file.write_text(f"[gateway]\nstate_dir = v\nrun_dir = v\n{base}{more}")
+            found = load(self.file, opened=True).warnings
+            self.assertEqual(len(found), 1 if words else 0, (addresses, more, found))
+            self.assertIn(words, "".join(found))
+            self.assertEqual(load(self.file).warnings, ())
+
     def test_nonsense(self) -> None:
         """Files that hold something else are a problem, and nothing of them is shown."""
         (self.base / "pki" / "gateway.key").write_text("sekret")

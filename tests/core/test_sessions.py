@@ -39,7 +39,9 @@ class SessionTests(SynchronousTestCase):
         result: T = self.successResultOf(Deferred.fromCoroutine(answer))
         return result
 
-    def open(self, ended: Callable[[str], None] | None = None, uuid: str = UUID) -> Session:
+    def open(
+        self, ended: Callable[[str], None] | None = None, uuid: str = UUID, joins: Session | None = None
+    ) -> Session:
         return self.ok(
             self.table.open(
                 uuid,
@@ -49,6 +51,7 @@ class SessionTests(SynchronousTestCase):
                 target="vnc://192.0.2.2:5900",
                 ended=ended or self.told.append,
                 listener="consoles",
+                joins=joins,
             )
         )
 
@@ -182,6 +185,23 @@ class SessionTests(SynchronousTestCase):
         self.ok(self.table.undo(session, "upstream"))
         self.open().close("left")
         self.assertEqual(self.state(), State.USED_UP)
+
+    def test_joins(self) -> None:
+        """Sessions that belong together share one use; when the last is gone, so is the use."""
+        self.ok(self.registry.add(evolve(CONSOLE, uses=1)))
+        first = self.open()
+        second = self.open(joins=first)
+        first.close("left")
+        third = self.open(joins=second)
+        for joins in (None, first):
+            answer = Deferred.fromCoroutine(
+                self.table.open(
+                    UUID, "view", kind=Kind.CONSOLE, peer=None, target="", ended=self.told.append, joins=joins
+                )
+            )
+            self.assertEqual(self.failureResultOf(answer, errors.NoTicket).value.reason, "used")
+        self.ok(self.registry.revoke(UUID))
+        self.assertEqual((self.told, second.closed, third.closed), (["revoked"] * 2, True, True))
 
     def test_late_answer(self) -> None:
         """A ticket revoked while a shared registry's answer was on its way opens nothing."""

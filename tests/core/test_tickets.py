@@ -452,6 +452,110 @@ class RegistryContract:
         self.ok(self.registry.undo(hold))
         self.assertEqual(hold.ticket.uses, 1)
 
+    def join(self, other: Hold, grant: Grant = TUNNEL, told: list[str] | None = None) -> Hold:
+        """A hold that shares the use of *other*."""
+        ended = ignore if told is None else told.append
+        op = grant.ops[0]
+        return self.ok(
+            self.registry.hold(grant.uuid, op, kind=grant.kind, peer=None, ended=ended, joins=other)
+        )
+
+    def no_join(self, other: Hold, grant: Grant = TUNNEL, **more: Any) -> str:
+        """Why neither holding nor authorizing is possible that way."""
+        wanted = {"kind": grant.kind, "peer": None, "joins": other, **more}
+        reason = self.refused(self.registry.authorize(grant.uuid, grant.ops[0], **wanted), errors.NoTicket)
+        held = self.registry.hold(grant.uuid, grant.ops[0], ended=ignore, **wanted)
+        self.assertEqual(self.refused(held, errors.NoTicket), reason)
+        return reason
+
+    def test_join(self) -> None:
+        """Any number share one use while one of them is open, and then it is used up."""
+        self.add(evolve(TUNNEL, uses=1))
+        first = self.hold(TUNNEL)
+        self.assertEqual(self.no_hold(TUNNEL), "used")
+        second = self.join(first)
+        self.ok(self.registry.authorize(UUID, "connect", kind=Kind.TUNNEL, peer=None, joins=second))
+        self.registry.release(first)
+        third = self.join(second)
+        self.assertEqual(self.no_join(first), "used")
+        self.registry.release(second)
+        self.registry.release(third)
+        self.assertEqual((self.state(), self.no_join(third)), (State.USED_UP, "used"))
+
+    def test_join_burns_nothing(self) -> None:
+        """Of two uses one is left when ten have shared the other."""
+        ticket = self.add(evolve(TUNNEL, uses=2))
+        first = self.hold(TUNNEL)
+        for _ in range(9):
+            self.join(first)
+        self.assertEqual(ticket.uses, 1)
+
+    def test_join_is_no_way_around(self) -> None:
+        """Only a use is shared: no life that is over, nor a kind, a peer, an operation or another ticket."""
+        told: list[str] = []
+        self.add(evolve(TUNNEL, uses=1, peer=ip_network("192.0.2.0/24")))
+        first = self.ok(
+            self.registry.hold(UUID, "connect", kind=Kind.TUNNEL, peer="192.0.2.1", ended=told.append)
+        )
+        self.assertEqual(self.no_join(first), "peer")
+        self.assertEqual(self.no_join(first, kind=Kind.IMAGE, peer="192.0.2.1"), "kind")
+        self.refused(
+            self.registry.authorize(UUID, "read", kind=Kind.TUNNEL, peer="192.0.2.1", joins=first),
+            errors.Forbidden,
+        )
+        self.add(evolve(TUNNEL, uuid="other", uses=1))
+        self.registry.release(self.hold(evolve(TUNNEL, uuid="other")))
+        self.assertEqual(self.no_join(first, evolve(TUNNEL, uuid="other")), "used")
+        self.clock.advance(120)
+        self.assertEqual(self.no_join(first, peer="192.0.2.1"), "expired")
+        self.assertEqual(told, [])
+        self.ok(self.registry.revoke(UUID))
+        self.assertEqual(self.no_join(first, peer="192.0.2.1"), "revoked")
+        self.assertEqual(told, ["revoked"])
+
+    def test_join_revoked(self) -> None:
+        """All who share a use are told when the ticket is revoked."""
+        told: list[str] = []
+        self.add(evolve(TUNNEL, uses=1))
+        first = self.hold(TUNNEL, told)
+        for _ in range(3):
+            self.join(first, told=told)
+        self.ok(self.registry.revoke(UUID))
+        self.assertEqual(told, ["revoked"] * 4)
+
+    def test_join_undone(self) -> None:
+        """A use is given back by the last who shares it, and only if none of them was ever up."""
+        ticket = self.add(evolve(TUNNEL, uses=1))
+        first = self.hold(TUNNEL)
+        second = self.join(first)
+        third = self.join(second)
+        self.ok(self.registry.undo(third))
+        self.ok(self.registry.undo(first))
+        self.assertEqual((ticket.uses, self.no_hold(TUNNEL)), (0, "used"))
+        fourth = self.join(second)
+        self.ok(self.registry.undo(second))
+        self.assertEqual(ticket.uses, 0)
+        self.registry.release(fourth)
+        self.assertEqual((ticket.uses, self.state()), (0, State.USED_UP))
+        ticket = self.add(evolve(TUNNEL, uses=1))
+        first = self.hold(TUNNEL)
+        second = self.join(first)
+        self.ok(self.registry.undo(first))
+        self.ok(self.registry.undo(second))
+        self.assertEqual((ticket.uses, self.state()), (1, State.ISSUED))
+
+    def test_join_replaced(self) -> None:
+        """A grant that takes the place of another has uses of its own, which a join leaves alone."""
+        self.add(evolve(TUNNEL, uses=1))
+        first = self.hold(TUNNEL)
+        more = (*TUNNEL.urls, "tcp://127.0.0.1:2")
+        ticket = self.add(evolve(TUNNEL, uses=1, urls=more))
+        second = self.join(first)
+        self.assertEqual(ticket.uses, 1)
+        self.registry.release(first)
+        self.registry.release(second)
+        self.assertEqual((ticket.uses, self.state()), (1, State.ISSUED))
+
     def test_session_limit(self) -> None:
         """A ticket has only so many sessions at a time, and readers and writers as told."""
         self.registry = self.make(sessions_per_ticket={Kind.IMAGE: 3})

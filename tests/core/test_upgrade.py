@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from gateway import errors
 from gateway.core.exchange import Exchange
-from tests.core.test_channel import ChannelCase, Wire, request
+from tests.core.test_channel import ChannelCase, Wire, request, statuses
 
 
 class Successor(Protocol):
@@ -34,6 +36,17 @@ class Successor(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.events.append("lost")
+
+
+@implementer(IHalfCloseableProtocol)
+class Halves(Successor):
+    """One that cares for each direction by itself."""
+
+    def readConnectionLost(self) -> None:
+        self.events.append("read")
+
+    def writeConnectionLost(self) -> None:
+        self.events.append("write")
 
 
 class UpgradeTests(ChannelCase):
@@ -106,6 +119,27 @@ class UpgradeTests(ChannelCase):
         self.assertEqual((len(self.site._channels), gone), (0, ["gone"]))
         self.assertEqual(len(self.observed), 1)
 
+    def test_half_closed(self) -> None:
+        """Who can go on when only one direction has ended hears of each; a transport asks by interface."""
+        self.successor = successor = Halves()
+        self.before = Deferred()
+        wire = self.ask(request())
+        channel: Any = wire.protocol
+        self.assertFalse(IHalfCloseableProtocol.providedBy(channel))
+        self.before.callback(None)
+        self.assertTrue(IHalfCloseableProtocol.providedBy(channel))
+        channel.readConnectionLost()
+        self.assertFalse(wire.closed or wire.aborted)
+        channel.writeConnectionLost()
+        wire.end()
+        self.assertEqual(successor.events, ["read", "write", "lost", "cancelled"])
+        self.assertNotIn("readConnectionLost", vars(channel))
+
+    def test_no_halves(self) -> None:
+        """Of others, and of HTTP itself, the end of one direction is the end."""
+        for wire in (self.ask(request()), self.ask(request(b"GET /none")), self.connect()):
+            self.assertFalse(IHalfCloseableProtocol.providedBy(wire.protocol))
+
     def test_drain(self) -> None:
         """Draining waits for it, closing does not."""
         wire = self.ask(request())
@@ -140,3 +174,45 @@ class UpgradeTests(ChannelCase):
         wire: Wire = self.ask(request())
         self.assertNotIn(b"101", wire.sent)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+
+class ProxyTests(ChannelCase):
+    """A site that clients take for their proxy."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.successor = Successor()
+        self.site.proxy = True
+        self.site._hosts = lambda host: True
+        self.application = self.upgrade
+
+    def route(self, exchange: Exchange) -> Any:
+        return self.work if exchange.head.method == b"CONNECT" else None
+
+    async def upgrade(self, exchange: Exchange) -> None:
+        exchange.upgrade(self.successor, 200)
+        await Deferred()
+
+    def test_connect(self) -> None:
+        """A target of any form gets to the application, whatever Host repeats of it."""
+        for target in (b"a.invalid:1", b"::1:1", b"pve:x::y:1"):
+            for version in (b"1.0", b"1.1"):
+                self.successor = Successor()
+                wire = self.ask(b"CONNECT %s HTTP/%s\r\nHost: %s\r\n\r\nearly" % (target, version, target))
+                self.assertEqual(self.seen[-1].head.target, target)
+                self.assertEqual(self.successor.heard, b"early")
+                self.assertFalse(wire.closed)
+        self.assertEqual({status for status, _ in self.observed}, {200})
+
+    def test_whole_urls(self) -> None:
+        """Whole URLs lead nowhere, and never to what is served under their path."""
+        for line in (b"GET http://a.invalid/x", b"POST http://169.254.169.254/x", b"GET a.invalid:80"):
+            wire = self.ask(request(line))
+            self.assertIn(statuses(wire.taken())[0], (400, 404, 405))
+        self.assertEqual(self.seen, [])
+
+    def test_not_of_others(self) -> None:
+        """Where no proxy is, a whole URL is a bad request."""
+        self.site.proxy = False
+        wire = self.ask(request(b"GET http://a.invalid/x"))
+        self.assertEqual(statuses(wire.taken()), [400])

@@ -46,7 +46,7 @@ class Bash(SynchronousTestCase):
         self.assertEqual(self.complete("ticket", ""), {"add", "show", "list", "renew", "revoke"})
         self.assertEqual(
             self.complete("--json", "--control", "ticket", "link", ""),
-            {"upload", "download", "console", "recording"},
+            {"upload", "download", "console", "viewer", "recording"},
         )
         self.assertEqual(self.complete("--control", "=", "x", "link", "u"), {"upload"})
         self.assertEqual(self.complete("completion", ""), {"bash", "zsh"})

@@ -26,9 +26,9 @@ from gateway.wire.http_head import (
 HOST = b"Host: a.invalid\r\n"
 
 
-def read_request(data: bytes) -> RequestHead | None:
+def read_request(data: bytes, *, proxy: bool = False) -> RequestHead | None:
     block = HeadReader().receive(data)
-    return None if block is None else parse_request(block)
+    return None if block is None else parse_request(block, proxy=proxy)
 
 
 def get(fields: bytes = b"", version: bytes = b"HTTP/1.1", host: bytes = HOST) -> bytes:
@@ -249,10 +249,10 @@ TOKENS = st.text("abzAZ09!#$%&'*+.^`|~-", min_size=1, max_size=8).map(str.encode
 VALUES = st.binary(max_size=12).map(lambda raw: bytes(b for b in raw if b >= 32 and b != 127))
 
 
-def same_to_h11(case: SynchronousTestCase, data: bytes) -> bool:
+def same_to_h11(case: SynchronousTestCase, data: bytes, *, proxy: bool = False) -> bool:
     """Hold that h11 reads *data* as we do, when we accept it."""
     try:
-        head = read_request(data)
+        head = read_request(data, proxy=proxy)
     except errors.GatewayError:
         return False
     assert head is not None
@@ -368,6 +368,73 @@ class DifferentialTests(SynchronousTestCase):
         )
         if method == b"GET" and status not in (204, 304):
             _same_framing(self, connection, event, head.chunked, head.length)
+
+
+class ProxyTests(SynchronousTestCase):
+    """Heads for a proxy: targets of other forms, and not one leniency more."""
+
+    #: As real clients write it. Source: GLib 2.74.
+    CONNECT = (
+        b"CONNECT %s HTTP/1.0\r\nHost: %s\r\nProxy-Connection: keep-alive\r\nUser-Agent: GLib/2.74\r\n"
+        b"Proxy-Authorization: Basic Z3c6dGljaw==\r\n\r\n"
+    )
+
+    def test_connect(self) -> None:
+        """A CONNECT keeps its target as it is; its Host, however odd, means nothing."""
+        for target in (b"a.invalid:5900", b"[::1]:5900", b"::1:5900", b"pve:100:node::abc:61000"):
+            data = self.CONNECT % (target, target)
+            for proxy in (True, False):
+                head = read_request(data, proxy=proxy)
+                assert head is not None
+                self.assertEqual((head.method, head.target, head.version), (b"CONNECT", target, b"1.0"))
+                self.assertFalse(head.keep_alive)
+            self.assertTrue(same_to_h11(self, data, proxy=True))
+
+    def test_whole_urls(self) -> None:
+        """Only who is a proxy is told whole URLs, and others refuse them."""
+        for line in (b"GET http://b.invalid/x HTTP/1.1\r\n", b"GET a.invalid:80 HTTP/1.1\r\n"):
+            data = line + HOST + b"\r\n"
+            self.assertRaises(errors.BadRequest, read_request, data)
+            head = read_request(data, proxy=True)
+            assert head is not None
+            self.assertEqual(head.target, line.split()[1])
+            self.assertTrue(same_to_h11(self, data, proxy=True))
+
+    def test_refused(self) -> None:
+        """To a proxy everything else is refused as it is to others."""
+        forms = {"absolute form", "authority form", "asterisk without OPTIONS"}
+        for name, (data, status) in REFUSED.items():
+            if name not in forms:
+                error = self.assertRaises(errors.GatewayError, self._judge, data)
+                self.assertEqual(error.status, status, name)
+        for fields in (b"Host: a:1\r\nHost: a:1\r\n", b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"):
+            data = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n" + fields + b"\r\n"
+            self.assertRaises(errors.BadRequest, read_request, data, proxy=True)
+
+    def test_line_ends(self) -> None:
+        """No line end, NUL or blank gets into a target."""
+        for bad in (b"a\r\nX: y:1", b"a\n:1", b"a\r:1", b"a\0:1", b"a b:1", b"a\t:1", b"\xe9:1", b"a:1#"):
+            error = self.assertRaises(errors.GatewayError, self._judge, self.CONNECT % (bad, b"a:1"))
+            self.assertEqual(error.status, 400, bad)
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.sampled_from([b"CONNECT", b"GET", b"PRI", b"connect"]),
+        st.text("/ab.%?*:@[]1", min_size=1, max_size=12).map(str.encode),
+        st.sampled_from([b"HTTP/1.1", b"HTTP/1.0"]),
+        st.lists(st.tuples(TOKENS, VALUES), max_size=3),
+    )
+    def test_requests(
+        self, method: bytes, target: bytes, version: bytes, fields: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Random heads mean the same to an independent parser."""
+        lines = b"".join(b"%s: %s\r\n" % item for item in fields)
+        same_to_h11(self, b"%s %s %s\r\n%s%s\r\n" % (method, target, version, HOST, lines), proxy=True)
+
+    @staticmethod
+    def _judge(data: bytes) -> None:
+        if read_request(data, proxy=True) is None:
+            raise AssertionError("not a whole head")
 
 
 class ResponseTests(SynchronousTestCase):

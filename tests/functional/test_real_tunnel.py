@@ -1,0 +1,134 @@
+"""Native SPICE clients through the tunnel: real ones, real machines, plain and TLS on either side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from tests.functional.case import PYTEST_ONLY
+from tests.functional.hypervisor import Qemu
+from tests.functional.peers import Sections
+from tests.functional.processes import HOST, wait_for
+from tests.functional.tunnel_case import TunnelCase, machine, picture, screenshot
+
+testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
+
+PASSWORD = "sekret12"
+
+
+class ScreenshotTests(TunnelCase):
+    """spicy-screenshot: the same picture as without us."""
+
+    qemu: ClassVar[Qemu]
+    direct: ClassVar[bytes]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.qemu = machine(cls, PASSWORD, tls=True)
+        file = cls.home / "direct.ppm"
+        assert screenshot(file, *cls.plain_way()) == 0
+        cls.direct = file.read_bytes()
+
+    @classmethod
+    def plain_way(cls) -> list[str]:
+        return ["-h", HOST, "-p", str(cls.qemu.spice_port), "-w", PASSWORD]
+
+    @classmethod
+    def tls_way(cls) -> list[str]:
+        return ["-h", "localhost", "-s", str(cls.qemu.spice_tls_port), "-w", PASSWORD]
+
+    def look(self, proxy: str, *, tls: bool = False, trust: Path | None = None) -> int:
+        """How a client exits, whose picture is the direct one if that is 0."""
+        file = self.home / "via.ppm"
+        where, ca = (self.tls_way(), self.qemu.credentials.ca) if tls else (self.plain_way(), None)
+        code = screenshot(file, *where, proxy=proxy, ca=ca, trust=trust)
+        if code == 0:
+            self.assertEqual(file.read_bytes(), self.direct)
+        return code
+
+    def names(self, before: int) -> set[str]:
+        """What the tunnels since were, once they are closed."""
+        wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
+        return {it["target"].partition(" ")[2] for it in self.trail()[before:]}
+
+    def test_picture(self) -> None:
+        """It is a picture of the machine's own screen."""
+        self.assertEqual(picture(self.home / "direct.ppm"), self.qemu.screen())
+
+    def test_plain(self) -> None:
+        """Through 3128 and 3129, SPICE without TLS; the trail names each channel."""
+        for secure in (False, True):
+            ticket = self.grant(f"spice://{HOST}:{self.qemu.spice_port}", uses=1, principal="alice")
+            before = len(self.trail())
+            trust = self.gateway.ca if secure else None
+            self.assertEqual(self.look(self.proxy(ticket, tls=secure), trust=trust), 0)
+            self.assertEqual(self.names(before), {"main", "display"})
+            record = self.trail()[-1]
+            self.assertEqual(
+                (record["principal"], record["listener"], record["peer"]), ("alice", "tunnel", HOST)
+            )
+            self.assertGreater(sum(it["bytes_out"] for it in self.trail()[before:]), 10_000)
+            self.assertNotEqual(self.look(self.proxy(ticket, tls=secure), trust=trust), 0, "it is used up")
+
+    def test_tls(self) -> None:
+        """Through both, SPICE with TLS; the ticket has the second port as a part of its URL."""
+        url = f"spice://localhost:{self.qemu.spice_port}?tls-port={self.qemu.spice_tls_port}"
+        for secure in (False, True):
+            before = len(self.trail())
+            trust = self.gateway.ca if secure else None
+            self.assertEqual(self.look(self.proxy(self.grant(url), tls=secure), tls=True, trust=trust), 0)
+            self.assertEqual(self.names(before), {"tls"})
+
+    def test_refused(self) -> None:
+        """Without a ticket, with a wrong one, an expired one or another machine's there is no picture."""
+        good = f"spice://{HOST}:{self.qemu.spice_port}"
+        expired, elsewhere = self.grant(good), self.grant("spice://127.0.0.1:1")
+        self.assertEqual(self.gateway.renew(expired, 0).status, 200)
+        before = len(self.qemu.spice_channels())
+        for ticket in ("", "0" * 36, expired, elsewhere):
+            self.assertEqual(self.look(self.proxy(ticket)), 1)
+        self.assertEqual(len(self.qemu.spice_channels()), before)
+
+    def test_untrusted(self) -> None:
+        """A client that does not know our authority shows its ticket to nobody."""
+        ticket = self.grant(f"spice://{HOST}:{self.qemu.spice_port}", uses=1)
+        self.assertEqual(self.look(self.proxy(ticket, tls=True)), 1)
+        self.assertEqual(self.look(self.proxy(ticket)), 0)
+
+    def test_ticket_in_host(self) -> None:
+        """As files of Proxmox have it: the ticket stands where the host would."""
+        ticket = self.grant(f"spice://{HOST}:{self.qemu.spice_port}")
+        where = ["-h", f"pvespiceproxy:{ticket.upper()}:100:node::x", "-p", str(self.qemu.spice_port)]
+        file = self.home / "words.ppm"
+        self.assertEqual(screenshot(file, *where, "-w", PASSWORD, proxy=self.proxy()), 0)
+        self.assertEqual(file.read_bytes(), self.direct)
+
+    def test_counted(self) -> None:
+        """Metrics count tunnels by channel, and no label is a ticket."""
+        self.look(self.proxy(self.grant(f"spice://{HOST}:{self.qemu.spice_port}")))
+        wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
+        text = self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode()
+        self.assertRegex(text, r'gateway_tunnels_total\{channel="main"\} [1-9]')
+        self.assertRegex(text, r'gateway_sessions_total\{kind="tunnel",reason="(client|lost)"\} [1-9]')
+
+
+class FreeTests(TunnelCase):
+    """Address rules in the place of tickets."""
+
+    more: ClassVar[dict[str, str]] = {"allow_from": "127.0.0.0/30", "ports": "1024-65535"}
+    sections: ClassVar[Sections] = {"policy": {"allow": "spice://127.0.0.0/8:*"}}
+
+    def test_no_ticket(self) -> None:
+        """A listed address gets its picture without a ticket, as with Squid; another one does not."""
+        qemu = machine(type(self))
+        where = ["-h", HOST, "-p", str(qemu.spice_port)]
+        self.assertEqual(screenshot(self.home / "direct.ppm", *where), 0)
+        self.assertEqual(screenshot(self.home / "via.ppm", *where, proxy=self.proxy()), 0)
+        self.assertEqual((self.home / "via.ppm").read_bytes(), (self.home / "direct.ppm").read_bytes())
+        wait_for(lambda: len(self.trail()) >= 2, "tunnels in the trail")
+        self.assertTrue(all(it.get("ticket") is None for it in self.trail()))
+        stranger = self.client(source="127.0.0.9")
+        self.assertEqual(stranger.connect(f"{HOST}:{qemu.spice_port}"), 407)
+        self.assertEqual(self.status(f"{HOST}:22"), 403)
+        self.assertEqual(self.status("10.1.2.3:5900"), 403)
