@@ -47,7 +47,7 @@ class Way:
     """Where a client finds an image or a console: a port of localhost and a path.
 
     :ivar tls: whether the port speaks TLS.
-    :ivar tunnel: the path is the target of a CONNECT, or ``-``, and the console is reached without a websocket.
+    :ivar tunnel: the path is the target of a CONNECT, or ``-``, and there is no websocket.
     """
 
     port: int

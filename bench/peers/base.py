@@ -97,9 +97,9 @@ class Relay(Protocol):
     def way(self, kind: str, client: int = 0) -> Way | None:
         """Where a client finds its image, or a console.
 
-        :param kind: what is behind it: ``tls``, ``unix``, what a console does, or one of :data:`TUNNELS`; None
-            says that it cannot.
+        :param kind: what is behind it: ``tls``, ``unix``, what a console does, or one of :data:`TUNNELS`.
         :param client: whose; of an image two share nothing, and everybody has a console of his own.
+        :return: None says that it cannot.
         """
 
     def version(self) -> str: ...

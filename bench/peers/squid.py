@@ -1,4 +1,4 @@
-"""Squid as a reverse proxy that keeps nothing; it cannot speak HTTP to a unix socket. For tunnels it is a proxy.
+"""Squid as a reverse proxy that keeps nothing, and a proxy for tunnels; it speaks no HTTP to a unix socket.
 
 With its own 512 KB of ``client_request_buffer_max_size``, Squid 5.7 hung up on six of eight uploads of
 256 MiB over TLS that came faster than the host took them, and with 64 MB on none.

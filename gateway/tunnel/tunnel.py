@@ -263,15 +263,15 @@ class Tunnel:
     # -- the end ---------------------------------------------------------------------------
 
     def hushed(self, side: Side) -> None:
-        """*side* has nothing more to say. Where bytes may be anything it may listen on; in SPICE it is gone."""
+        """*side* has nothing more to say. Where bytes may be anything it may listen on; else it is gone."""
         self._part(self._word_of(side))
         other = self._other(side)
         other.transport.unregisterProducer()
+        self._wait(LINGER, LOST)
         if self._guarded or other.silent or ISSLTransport.providedBy(other.transport):
             side.transport.loseConnection()
         else:
             other.transport.loseWriteConnection()
-        self._wait(LINGER, LOST)
 
     def left(self, side: Side, *, clean: bool) -> None:
         """*side* is gone: the other one gets the rest, and goes too."""
@@ -284,8 +284,9 @@ class Tunnel:
             self.over.callback(self._word)
         elif other is self.client or not self._stays():
             other.part()
-            other.transport.loseConnection()
+            # It may be gone at once.
             self._wait(LINGER, LOST)
+            other.transport.loseConnection()
 
     def end(self, word: str) -> None:
         """Cut both at once."""
