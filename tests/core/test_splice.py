@@ -582,6 +582,11 @@ class DuctTests(SynchronousTestCase):
         time.sleep(0.01)
         self.assertIsInstance(self.target.doWrite(), Exception)
 
+    def test_nothing(self) -> None:
+        """A turn in which there is nothing to be read leaves no pipe behind."""
+        self.source.doRead()
+        self.assertEqual(PIPES.opened, len(PIPES.free))
+
     def test_one_turn(self) -> None:
         """A direction moves so much in a turn, not more."""
         self.there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
