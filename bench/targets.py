@@ -20,6 +20,9 @@ _UNIX = (Target("imageio", 1.5, 2.0), Target("nginx", 1.0, 1.3), Target("haproxy
 _STORE = (Target("imageio", 1.3, 2.0),)
 #: At most 1.2 times as long, at best no longer.
 _ECHO = (Target("websockify", 0.83, 1.0),)
+_TUNNEL = (Target("squid", 1.0, 2.5),)
+#: At most twice as long, at best 1.2 times.
+_TUNNEL_ECHO = (Target("squid", 0.5, 0.83),)
 #: MiB by which memory may grow.
 _GROWTH = (Target(GATEWAY, 16.0, 4.0),)
 
@@ -42,5 +45,12 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
     "consoles/idle": (Target(GATEWAY, 128.0, 64.0),),
     # Milliseconds.
     "consoles/beside-uploads": (Target(GATEWAY, 20.0, 5.0),),
+    "tunnel/get": _TUNNEL,
+    "tunnel/put": _TUNNEL,
+    "tunnel/get-both": _TUNNEL,
+    "tunnel/put-both": _TUNNEL,
+    "tunnel/echo-1": _TUNNEL_ECHO,
+    "tunnel/echo-100": _TUNNEL_ECHO,
+    "tunnel/echo-1000": _TUNNEL_ECHO,
     "fairness/p99": (Target(GATEWAY, None, 20.0),),
 }

@@ -44,10 +44,16 @@ def build() -> Path:
 
 @frozen
 class Way:
-    """Where a client finds an image or a console: a TLS port of localhost and a path."""
+    """Where a client finds an image or a console: a port of localhost and a path.
+
+    :ivar tls: whether the port speaks TLS.
+    :ivar tunnel: the path is the target of a CONNECT, or ``-``, and there is no websocket.
+    """
 
     port: int
     path: str
+    tls: bool = True
+    tunnel: bool = False
 
 
 @frozen
@@ -95,7 +101,8 @@ class Order:
             found += [f"--{name}", str(value)]
         for path in self.paths or [self.way.path]:
             found += ["--path", path]
-        return [*found, "--resume"] if self.resume else found
+        found += ["--resume"] * self.resume
+        return found + ["--tunnel"] * self.way.tunnel
 
 
 @frozen
@@ -172,7 +179,9 @@ class Client:
 
     def start(self, order: Order) -> Running:
         """Let it work beside us."""
-        command = [str(build()), *order.arguments(), "--ca", str(self.ca)]
+        command = [str(build()), *order.arguments()]
+        if order.way.tls:
+            command += ["--ca", str(self.ca)]
         return Running(order, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
     def run(self, order: Order) -> Result:

@@ -116,17 +116,17 @@ static void *work_on_console(void *argument) {
     struct connection *connection = argument;
     const struct order *order = connection->order;
     struct pace slow = {.rate = order->rate};
-    struct websocket *socket = websocket_open(order->place, order->path, order->context);
+    struct line *line = line_open(order);
     pthread_barrier_wait(connection->all);
     if (order->rate > 0) rest((double)order->bytes / order->rate * connection->number / order->connections);
     connection->began = now();
     for (long i = 0; order->seconds > 0 ? now() - connection->began < order->seconds : i < order->count; i++) {
         double before = now();
-        use_console(socket, order);
+        use_console(line, order);
         note(connection, now() - before);
         pace(&slow, (size_t)order->bytes);
     }
-    websocket_close(socket);
+    line_close(line);
     return NULL;
 }
 

@@ -1,4 +1,4 @@
-/* Consoles: what stands behind a relay, and what a client does with it through a websocket. */
+/* Consoles: what stands behind a relay, and what a client does with it. */
 #define _GNU_SOURCE
 #include "light.h"
 
@@ -35,25 +35,25 @@ void console(const char *kind, struct stream *stream, char *piece) {
 
 /* -- before the relay */
 
-static void take(struct websocket *socket, long long size, bool known) {
+static void take(struct line *line, long long size, bool known) {
     const char *found;
     for (long long first = 0; first < size;) {
         size_t most = size - first > PIECE ? PIECE : (size_t)(size - first);
-        size_t count = websocket_receive(socket, &found, most);
+        size_t count = line_hear(line, &found, most);
         if (known && !pattern_is(found, count, first)) refused("console", "wrong bytes");
         first += (long long)count;
     }
 }
 
 /* Does once what *order* says; "down" and "up" move whole MiB. */
-void use_console(struct websocket *socket, const struct order *order) {
+void use_console(struct line *line, const struct order *order) {
     if (!strcmp(order->mode, "up")) {
         for (long long first = 0; first < order->bytes; first += order->frame)
-            websocket_send(socket, pattern_at(first), (size_t)order->frame);
-        take(socket, order->bytes / PATTERN, false);
+            line_say(line, pattern_at(first), (size_t)order->frame);
+        take(line, order->bytes / PATTERN, false);
         return;
     }
     bool down = !strcmp(order->mode, "down");
-    websocket_send(socket, pattern_at(0), (size_t)(down ? order->bytes / PATTERN : order->bytes));
-    take(socket, order->bytes, true);
+    line_say(line, pattern_at(0), (size_t)(down ? order->bytes / PATTERN : order->bytes));
+    take(line, order->bytes, true);
 }

@@ -32,6 +32,9 @@ bool stream_write(struct stream *stream, const void *data, size_t length);
 char *stream_head(struct stream *stream);
 void stream_close(struct stream *stream);
 
+/* The same on the other side of a proxy, which gets a CONNECT to *target*; "-" is what *place* is for anyway. */
+struct stream *stream_tunnel(const char *place, const char *target, SSL_CTX *context);
+
 /* -- websocket.c: the same with frames around it, as a client has it. */
 
 struct websocket;
@@ -83,13 +86,23 @@ struct order {
     long count;     /* requests of each connection; */
     double seconds; /* or for so long, when above 0 */
     double rate;
-    bool resume;
+    bool resume, tunnel;
 };
+
+/* -- line.c: what a client has of a console, by websocket or through a tunnel. */
+
+struct line;
+
+struct line *line_open(const struct order *order);
+void line_say(struct line *line, const char *data, size_t length);
+/* The next bytes, at least one and at most *most*; valid until the next call. */
+size_t line_hear(struct line *line, const char **found, size_t most);
+void line_close(struct line *line);
 
 int client(const struct order *order);
 
 void console(const char *kind, struct stream *stream, char *piece);
-void use_console(struct websocket *socket, const struct order *order);
+void use_console(struct line *line, const struct order *order);
 
 void fail(const char *what) __attribute__((noreturn));
 /* The same for what a peer has said. */

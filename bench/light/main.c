@@ -2,11 +2,12 @@
 
    light host --certificate F --key F [--size N] [--rate N] [--offer PATH] tls tcp unix:PATH flood sink echo
    light get|put|ranges|connect|down|up|echo --to PORT --path P... [--ca F] [--bytes N] [--connections N]
-                                             [--count N | --seconds S] [--rate N] [--frame N] [--resume]
+                                             [--count N | --seconds S] [--rate N] [--frame N] [--resume] [--tunnel]
 
    get, put: transfers; ranges: get, with many small requests on kept connections; connect: each request on a
-   connection of its own. Connections take turns with paths. down, up, echo: by websocket, with the console "flood", "sink" or "echo" behind it.
-   Without --ca there is no TLS. */
+   connection of its own. Connections take turns with paths. down, up, echo: by websocket, with the console
+   "flood", "sink" or "echo" behind it; with --tunnel by CONNECT, and the path is what is asked for: "-" for a
+   place where nothing is to be asked. Without --ca there is no TLS. */
 #define _GNU_SOURCE
 #include "light.h"
 
@@ -24,6 +25,7 @@ static const struct option OPTIONS[] = {
     {"bytes", required_argument, NULL, 'b'},       {"connections", required_argument, NULL, 'n'},
     {"count", required_argument, NULL, 'i'},       {"seconds", required_argument, NULL, 's'},
     {"frame", required_argument, NULL, 'f'},       {"resume", no_argument, NULL, 'e'},
+    {"tunnel", no_argument, NULL, 'u'},
     {NULL, 0, NULL, 0},
 };
 
@@ -55,6 +57,7 @@ int main(int count, char **arguments) {
         case 's': order.seconds = atof(optarg); break;
         case 'f': order.frame = atoll(optarg); break;
         case 'e': order.resume = true; break;
+        case 'u': order.tunnel = true; break;
         default: return 2;
         }
     }

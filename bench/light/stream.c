@@ -127,6 +127,18 @@ struct stream *stream_connect(const char *place, SSL_CTX *context, SSL_SESSION *
     return stream;
 }
 
+struct stream *stream_tunnel(const char *place, const char *target, SSL_CTX *context) {
+    struct stream *stream = stream_connect(place, context, NULL);
+    char request[1024];
+    if (!strcmp(target, "-")) return stream;
+    int length = snprintf(request, sizeof request, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target);
+    if (!stream_write(stream, request, (size_t)length)) refused("CONNECT", "the connection is gone");
+    char *head = stream_head(stream);
+    if (status_of(head) != 200) refused("CONNECT", head);
+    free(head);
+    return stream;
+}
+
 static ssize_t receive(struct stream *stream, void *into, size_t most) {
     if (stream->tls != NULL) return SSL_read(stream->tls, into, (int)most);
     ssize_t count;

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from attrs import frozen
 
 from bench.cases import Case
-from bench.measures import connections, consoles, fairness, idle, images, memory, ranges, store
+from bench.measures import connections, consoles, fairness, idle, images, memory, ranges, store, tunnel
 from bench.stage import Options, Stage
 
 RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
@@ -37,6 +37,7 @@ MEASURES: Mapping[str, Measure] = {
     "connections": Measure("New connections", connections.measure),
     "fairness": Measure("Small requests beside large uploads", fairness.measure),
     "consoles": Measure("Consoles by websocket", consoles.measure, BRIDGES),
+    "tunnel": Measure("Tunnels by CONNECT", tunnel.measure, ("gateway", "squid", "haproxy")),
     "memory": Measure("Memory with one slow side", memory.measure, rate=memory.RATE),
     "idle": Measure("Memory of an idle connection", idle.measure, ("gateway", "nginx", "haproxy", "squid")),
 }

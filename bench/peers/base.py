@@ -11,7 +11,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from bench import kernel, machine
-from bench.light import Host, Way
+from bench.light import CONSOLES, Host, Way
 from tests.functional.peers import Peer
 
 #: The image that is relayed is so long; it has no disk beneath it.
@@ -71,6 +71,15 @@ def console_ticket(name: str, url: str) -> dict[str, object]:
     return {"uuid": name, "kind": "console", "url": url, "timeout": 86400, "ops": ["view", "control"]}
 
 
+def tunnel_ticket(name: str, url: str) -> dict[str, object]:
+    """A ticket for tunnels to *url*."""
+    return {"uuid": name, "kind": "tunnel", "url": url, "timeout": 86400, "ops": ["connect"]}
+
+
+#: How a client asks for a tunnel, and which console is at its end: ``https:echo`` is asked for over TLS.
+TUNNELS = tuple(f"{scheme}:{kind}" for scheme in ("http", "https") for kind in CONSOLES)
+
+
 class Relay(Protocol):
     """A program between clients and the hosts, running."""
 
@@ -88,8 +97,9 @@ class Relay(Protocol):
     def way(self, kind: str, client: int = 0) -> Way | None:
         """Where a client finds its image, or a console.
 
-        :param kind: what is behind it: ``tls``, ``unix``, or what a console does; None says that it cannot.
+        :param kind: what is behind it: ``tls``, ``unix``, what a console does, or one of :data:`TUNNELS`.
         :param client: whose; of an image two share nothing, and everybody has a console of his own.
+        :return: None says that it cannot.
         """
 
     def version(self) -> str: ...

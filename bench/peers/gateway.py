@@ -8,7 +8,7 @@ from OpenSSL import SSL
 
 from bench import machine
 from bench.light import CONSOLES, Way
-from bench.peers.base import CLIENTS, Backends, Pki, console_ticket, relay_ticket
+from bench.peers.base import CLIENTS, TUNNELS, Backends, Pki, console_ticket, relay_ticket, tunnel_ticket
 from gateway import __version__
 from tests.functional.peers import HOST, Gateway, free_port
 
@@ -18,7 +18,15 @@ class Ours(Gateway):
 
     def __init__(self, directory: Path, pki: Pki, backends: Backends) -> None:
         self._consoles = free_port()
-        super().__init__(directory, {"consoles": {"listen": f"tcp:{self._consoles}:interface={HOST}"}})
+        self._tunnels = {"http": free_port(), "https": free_port()}
+        sections = {
+            "consoles": {"listen": f"tcp:{self._consoles}:interface={HOST}"},
+            "tunnel": {
+                "listen": f"tcp:{self._tunnels['http']}:interface={HOST}",
+                "tls_listen": f"tcp:{self._tunnels['https']}:interface={HOST}",
+            },
+        }
+        super().__init__(directory, sections)
         self._backends = backends
         self._ways: dict[tuple[str, int], Way] = {}
 
@@ -35,6 +43,12 @@ class Ours(Gateway):
             name = f"{kind}-{client}"
             self.put(console_ticket(name, f"tcp://{HOST}:{self._backends.consoles[kind]}"))
             self._ways[kind, client] = Way(self._consoles, f"/console/{name}")
+        if kind in TUNNELS and (kind, client) not in self._ways:
+            scheme, _, console = kind.partition(":")
+            name, port = f"{scheme}-{console}-{client:020}", self._backends.consoles[console]
+            self.put(tunnel_ticket(name, f"tcp://{HOST}:{port}"))
+            path = f"bench:{name}:bench:{port}"
+            self._ways[kind, client] = Way(self._tunnels[scheme], path, tls=scheme == "https", tunnel=True)
         return self._ways.get((kind, client))
 
     def version(self) -> str:

@@ -262,20 +262,24 @@ def queued(transport: Any) -> bool:
     return bool(transport._tempDataBuffer or transport.offset < len(transport.dataBuffer))
 
 
+def clear(transport: Any) -> bool:
+    """Whether bytes may go to the socket of *transport* past it."""
+    return bool(
+        transport.connected
+        and not transport.disconnecting
+        and not transport._aborting
+        and not transport._writeDisconnected
+        and not queued(transport)
+    )
+
+
 def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> None:
     """Write *data*, to the socket at once as far as nothing waits before it.
 
     What the socket does not take is copied. A lost connection is for the transport to find out in
     its own way.
     """
-    if (
-        direct
-        and transport.connected
-        and not transport.disconnecting
-        and not transport._aborting
-        and not transport._writeDisconnected
-        and not queued(transport)
-    ):
+    if direct and clear(transport):
         try:
             sent = transport.socket.send(data)
         except OSError:

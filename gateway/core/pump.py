@@ -7,7 +7,8 @@ reading as they always do, count, keep time, and learn of errors and ends in the
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
 A chunk is read only when the last one is sent, and all bodies together take :data:`TURN` of them in a turn
-of the reactor: a small request beside large uploads waits for all of theirs.
+of the reactor: a small request beside large uploads waits for all of theirs. Those count that had a turn
+since one's own last: pumps stand idle in thousands, where they stand for consoles.
 """
 
 from __future__ import annotations
@@ -90,10 +91,15 @@ class Outlet:
             fasttls.send(lowest, _shared[:size])
         else:
             self._wire.write(_shared[:size])
-        if fasttls.queued(lowest) and lowest.producer is not None:
+        if fasttls.queued(lowest):
             # The transport itself would let twice as much wait.
-            lowest.producerPaused = True
-            lowest.producer.pauseProducing()
+            self._hold()
+
+    def _hold(self) -> None:
+        """Pause the producer, until the transport has nothing left to send."""
+        if self._lowest.producer is not None:
+            self._lowest.producerPaused = True
+            self._lowest.producer.pauseProducing()
 
 
 class Pump:
@@ -102,14 +108,14 @@ class Pump:
     :param tap: where it comes from; the transport must deliver nothing else before it.
     :param vessel: where it goes.
     :param moved: told once a turn how many bytes were moved.
-    :cvar working: how many there are.
+    :cvar turns: how many all of them had.
     """
 
-    working = 0
+    turns = 0
 
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
-        Pump.working += 1
-        self._closed = False
+        self._last = Pump.turns
+        self._more = True
         self._tap = tap
         self._vessel = vessel
         self._moved = moved
@@ -124,9 +130,6 @@ class Pump:
 
     def close(self) -> None:
         """Let the transport read for itself again."""
-        if not self._closed:
-            self._closed = True
-            Pump.working -= 1
         if self._open:
             del self._lowest.doRead
 
@@ -135,8 +138,9 @@ class Pump:
         # Asked anew: the protocol may have had some since.
         left, total = self._tap.left() - 1, 0
         ended: BaseException | None = None
-        for _ in range(self._tap.chunks or TURN // Pump.working or 1):
-            if total >= left or not self._open or not self._tap.flowing():
+        self._more = True
+        for _ in range(self._tap.chunks or self._share()):
+            if total >= left or not self._more or not self._open or not self._tap.flowing():
                 break
             try:
                 size = self._receive(left - total)
@@ -161,15 +165,23 @@ class Pump:
             self._tls.settle()
         return ended
 
+    def _share(self) -> int:
+        """How many chunks are ours: in one turn of the reactor every pump that has work has one turn."""
+        Pump.turns += 1
+        working, self._last = Pump.turns - self._last, Pump.turns
+        return TURN // working or 1
+
     def _receive(self, left: int) -> int | None:
         """Fill the vessel's room from one read."""
         room = self._vessel.room()
         if self._tls is not None:
             return self._tls.receive_into(room, left)
         try:
-            size: int = self._lowest.socket.recv_into(room, min(CHUNK, left))
+            size: int = self._lowest.socket.recv_into(room, most := min(CHUNK, left))
         except BlockingIOError:
             return None
         if not size:
             raise EOFError
+        # To be told that there is nothing more costs as much as a few bytes.
+        self._more = size == most
         return size

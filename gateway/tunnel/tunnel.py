@@ -28,7 +28,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.pump import Outlet, Pump, Tap, able
+from gateway.core import pump, splice
+from gateway.core.pump import Outlet, Pump, Tap
+from gateway.core.splice import Splice
 from gateway.wire.spice_link import LinkMessage, SpiceLink
 
 #: Seconds for the first bytes of a tunnel that is guarded.
@@ -247,10 +249,7 @@ class Tunnel:
             flow = _Flow(side.transport)
             other.transport.registerProducer(flow, True)
             side.take = partial(self._pass, side)
-            if able(side.transport) and able(other.transport):
-                # Both hold this turn's own flow, not the next one's.
-                tap = Tap(side.transport, _endless, _ignore, flow.open)
-                side.pump = Pump(tap, Outlet(other.transport, _ignore), partial(self._count, side))
+            side.pump = _pump(side.transport, other.transport, flow.open, partial(self._count, side))
         for side in (self.client, self.server):
             if not side.silent:
                 side.transport.resumeProducing()
@@ -274,11 +273,11 @@ class Tunnel:
         self._part(self._word_of(side))
         other = self._other(side)
         other.transport.unregisterProducer()
+        self._wait(LINGER, LOST)
         if self._guarded or other.silent or ISSLTransport.providedBy(other.transport):
             side.transport.loseConnection()
         else:
             other.transport.loseWriteConnection()
-        self._wait(LINGER, LOST)
 
     def left(self, side: Side, *, clean: bool) -> None:
         """*side* is gone: the other one gets the rest, and goes too."""
@@ -291,8 +290,9 @@ class Tunnel:
             self.over.callback(self._word)
         elif other is self.client or not self._stays():
             other.part()
-            other.transport.loseConnection()
+            # It may be gone at once.
             self._wait(LINGER, LOST)
+            other.transport.loseConnection()
 
     def end(self, word: str) -> None:
         """Cut both at once."""
@@ -346,6 +346,16 @@ class _Client(Side):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._tunnel.begin()
+
+
+def _pump(source: Any, target: Any, flowing: Callable[[], bool], moved: Callable[[int], None]) -> Pump | None:
+    """The shortest way there is from *source* to *target*, if there is one that is shorter than theirs."""
+    tap = Tap(source, _endless, _ignore, flowing)
+    if splice.able(source) and splice.able(target):
+        return Splice(tap, target, moved)
+    if pump.able(source) and pump.able(target):
+        return Pump(tap, Outlet(target, _ignore), moved)
+    return None
 
 
 def name_of(message: LinkMessage) -> str:

@@ -816,17 +816,34 @@ class TurnTests(SynchronousTestCase):
 
     def test_shares(self) -> None:
         """Several bodies share what may go by in a turn, and each has a chunk at least."""
+        self.left = 1 << 40
         wires = [self.endless() for _ in range(6)]
-        pumps = []
-        for count, wire in enumerate(wires, 1):
-            pumps.append(self.pump(wire))
-            wire.doRead()
-            self.assertEqual(wire.socket.reads, max(1, 4 // count))
+        pumps = [self.pump(wire) for wire in wires]
+        for count in range(1, 7):
+            for wire in wires[:count]:
+                wire.doRead()
+            for wire in wires[:count]:
+                before = wire.socket.reads
+                wire.doRead()
+                self.assertEqual(wire.socket.reads - before, max(1, 4 // count))
         for pump in pumps[:5]:
             pump.close()
             pump.close()
         wires[5].doRead()
-        self.assertEqual(wires[5].socket.reads, 1 + 4)
+        before = wires[5].socket.reads
+        wires[5].doRead()
+        self.assertEqual(wires[5].socket.reads - before, 4)
+
+    def test_idle(self) -> None:
+        """Pumps through which nothing goes take nothing of anybody's share, however many they are."""
+        wire = self.endless()
+        self.left = 1 << 40
+        self.pump(wire)
+        for _ in range(2000):
+            self.pump(self.endless())
+        wire.doRead()
+        wire.doRead()
+        self.assertEqual(wire.socket.reads, 8)
 
     def test_last_byte(self) -> None:
         """The last byte is not taken, and the transport reads for itself then, whatever went by meanwhile."""

@@ -63,6 +63,15 @@ class BenchTests(SynchronousTestCase):
         self.assertGreater(ratio, SMALL_FRAMES)
         self.assertLess(found["consoles/idle"]["gateway"]["kib_each"]["median"], IDLE)
 
+    def test_tunnels(self) -> None:
+        """All peers carry tunnels, a thousand of them too; ours are not absurdly dear beside Squid's."""
+        found = measure("tunnel", "--runs", "1", "--size", "32", "--seconds", "0.3")
+        self.assertEqual(len(found), 9)
+        for name, peers in found.items():
+            self.assertEqual(set(peers), {"gateway", "squid", "haproxy"}, name)
+        for name in ("tunnel/get", "tunnel/put"):
+            self.assertGreater(found[name]["squid"]["ratio"]["median"], RATIO, name)
+
     def test_others(self) -> None:
         """The other measures find a figure for whoever takes part."""
         short = [
