@@ -156,13 +156,14 @@ class FastTLS(TLSMemoryBIOProtocol):
             self._tlsShutdownFinished(Failure(error))
         return True
 
-    def receive_into(self, room: memoryview, limit: int) -> int | None:
+    def receive_into(self, room: memoryview, limit: int, most: int = CHUNK) -> int | None:
         """Read the socket once, and decrypt into *room*, past the protocol.
 
         What is decrypted later than this belongs to the protocol again: see :meth:`settle`.
 
         :param room: of at least :data:`ROOM` bytes.
         :param limit: bytes that may be decrypted.
+        :param most: bytes that are read, :data:`CHUNK` at most.
         :return: how many were; None when there is nothing to be had now.
         :raises OSError: the connection is lost.
         :raises EOFError: it ended.
@@ -172,7 +173,7 @@ class FastTLS(TLSMemoryBIOProtocol):
         if self._error is not None:
             return None
         try:
-            got = self.lowest.socket.recv_into(_wire_view, CHUNK)
+            got = self.lowest.socket.recv_into(_wire_view, most)
         except BlockingIOError:
             return None
         if not got:

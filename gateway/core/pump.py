@@ -116,6 +116,7 @@ class Pump:
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
         self._last = Pump.turns
         self._more = True
+        self._chunk = CHUNK
         self._tap = tap
         self._vessel = vessel
         self._moved = moved
@@ -169,15 +170,17 @@ class Pump:
         """How many chunks are ours: in one turn of the reactor every pump that has work has one turn."""
         Pump.turns += 1
         working, self._last = Pump.turns - self._last, Pump.turns
+        # Beside others each takes less at a time: whoever has a few bytes to say waits for all of them.
+        self._chunk = CHUNK if working == 1 else CHUNK // 2
         return TURN // working or 1
 
     def _receive(self, left: int) -> int | None:
         """Fill the vessel's room from one read."""
         room = self._vessel.room()
         if self._tls is not None:
-            return self._tls.receive_into(room, left)
+            return self._tls.receive_into(room, left, self._chunk)
         try:
-            size: int = self._lowest.socket.recv_into(room, most := min(CHUNK, left))
+            size: int = self._lowest.socket.recv_into(room, most := min(self._chunk, left))
         except BlockingIOError:
             return None
         if not size:

@@ -576,9 +576,9 @@ class RateTests(BodyCase):
         self.reads = self.most = 0
         original = FastTLS.receive_into
 
-        def receive_into(wire: FastTLS, room: memoryview, limit: int) -> int | None:
+        def receive_into(wire: FastTLS, room: memoryview, limit: int, most: int) -> int | None:
             self.reads += 1
-            return original(wire, room, limit)
+            return original(wire, room, limit, most)
 
         self.patch(FastTLS, "receive_into", receive_into)
 
