@@ -47,6 +47,20 @@ class VncTests(PageCase):
         self.assert_same(qemu)
         self.assertNotIn(ticket, self.gateway.log())
 
+    def test_encrypted(self) -> None:
+        """VeNCrypt without a password is between the gateway and the machine: the page sees the guest."""
+        qemu = self.machine().vnc(tls=True)
+        qemu.start()
+        self.show(self.grant(f"vnc+tls://{HOST}:{qemu.vnc_port}"))
+        self.browser.until("state", "Connected")
+        self.assert_same(qemu)
+
+    def test_left(self) -> None:
+        """Who goes to another page has no console any more, though the browser may keep the page."""
+        qemu, _ = self.open_vnc()
+        self.browser.open(f"https://localhost:{self.consoles}/ui/")
+        wait_for(lambda: not qemu.vnc_clients(), "the end of the console")
+
     def test_boot_menu(self) -> None:
         """Escape opens the firmware's menu: by the keyboard, and by the button for it."""
         for by_button in (False, True):
@@ -214,6 +228,14 @@ class SpiceTests(PageCase):
         self.browser.screenshot("console-spice")
         self.gateway.delete(ticket)
         self.browser.until("why", "Your access to this console was revoked")
+
+    def test_encrypted(self) -> None:
+        """TLS, and the password, are between the gateway and the machine: the page sees the guest."""
+        qemu = self.machine().spice(password=PASSWORD, tls=True)
+        qemu.start()
+        self.show(self.grant(f"spice://{HOST}?tls-port={qemu.spice_tls_port}", secret=PASSWORD))
+        self.browser.until("state", "Connected")
+        self.assert_same(qemu)
 
     def test_boot_menu(self) -> None:
         """Escape opens the firmware's menu."""

@@ -287,7 +287,8 @@ window.addEventListener("hashchange", () => {
   byId("name").textContent = "Console";
   open({ again: true });
 });
-// A page that comes back out of the browser's cache has lost its connection.
+// A browser may keep a page that was left, and nobody shall have a console that he does not see.
+window.addEventListener("pagehide", () => close());
 window.addEventListener("pageshow", (event) => event.persisted && open({ again: true }));
 setInterval(() => ends.tick(), 500);
 open();
