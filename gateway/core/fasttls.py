@@ -265,20 +265,22 @@ def queued(transport: Any) -> bool:
 
 def clear(transport: Any) -> bool:
     """Whether bytes may go to the socket of *transport* past it."""
-    return bool(
-        transport.connected
-        and not transport.disconnecting
-        and not transport._aborting
-        and not transport._writeDisconnected
-        and not queued(transport)
+    return not (
+        transport.disconnecting
+        or transport._aborting
+        or transport._writeDisconnected
+        or not transport.connected
+        or queued(transport)
     )
 
 
-def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> None:
+def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> bool:
     """Write *data*, to the socket at once as far as nothing waits before it.
 
     What the socket does not take is copied. A lost connection is for the transport to find out in
     its own way.
+
+    :return: whether nothing waits now.
     """
     if direct and clear(transport):
         try:
@@ -286,9 +288,10 @@ def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> None:
         except OSError:
             sent = 0
         if sent == len(data):
-            return
+            return True
         data = data[sent:]
     transport.write(bytes(data))
+    return not queued(transport)
 
 
 _WANT_READ = SSL.WantReadError()

@@ -88,10 +88,11 @@ class Outlet:
     def filled(self, size: int) -> None:
         lowest = self._lowest
         if lowest is self._wire:
-            fasttls.send(lowest, _shared[:size])
+            through = fasttls.send(lowest, _shared[:size])
         else:
             self._wire.write(_shared[:size])
-        if fasttls.queued(lowest):
+            through = not fasttls.queued(lowest)
+        if not through:
             # The transport itself would let twice as much wait.
             self._hold()
 
@@ -141,7 +142,7 @@ class Pump:
         ended: BaseException | None = None
         self._more = True
         for _ in range(self._tap.chunks or self._share()):
-            if total >= left or not self._more or not self._open or not self._tap.flowing():
+            if total >= left or not self._tap.flowing():
                 break
             try:
                 size = self._receive(left - total)
@@ -156,6 +157,8 @@ class Pump:
             if size:
                 self._vessel.filled(size)
                 total += size
+            if not self._more or not self._open:
+                break
         if total:
             self._moved(total)
             self._vessel.took(total)

@@ -22,10 +22,10 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import define, field, frozen
-from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from gateway.core import pump
-from gateway.core.fasttls import FastTLS, clear
+from gateway.core.fasttls import CHUNK, FastTLS, clear, send
 from gateway.core.pump import Outlet, Pump, Tap
 
 #: Bytes after which a direction is spliced.
@@ -136,6 +136,24 @@ class Splice(Pump):
         super().close()
         self._duct.close()
 
+    def _turn(self) -> BaseException | None:
+        if self._duct.before <= 0 or not self._tap.flowing():
+            return super()._turn()
+        # What a pump does, in one breath: a key that is typed shall not wait for a dozen calls.
+        Pump.turns += 1
+        room = self._duct.room()
+        try:
+            size = self._lowest.socket.recv_into(room, CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not size:
+            return CONNECTION_DONE
+        self._duct.filled(size)
+        self._moved(size)
+        return None
+
     def _receive(self, left: int) -> int | None:
         duct = self._duct
         if duct.held:
@@ -167,18 +185,19 @@ class Duct(Outlet):
         super().__init__(wire, _ignore)
         self.held = 0
         self._pipe: Pipe | None = None
-        self._before = WORTH
+        self.before = WORTH
 
     def open(self) -> Pipe | None:
         """What the next bytes go into; None where they are better pumped."""
-        if self._before <= 0 and clear(self._lowest):
+        if self.before <= 0 and clear(self._lowest):
             self._pipe = PIPES.take()
         return self._pipe
 
     def filled(self, size: int) -> None:
         if self._pipe is None:
-            self._before -= size
-            super().filled(size)
+            self.before -= size
+            if not send(self._lowest, self.room()[:size]):
+                self._hold()
             return
         self.held = size
         with suppress(OSError):
