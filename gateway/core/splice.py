@@ -179,6 +179,7 @@ class Duct(Outlet):
     """The vessel of a :class:`Splice`.
 
     :ivar held: bytes in the pipe.
+    :ivar before: bytes that are still pumped, before any are spliced.
     """
 
     def __init__(self, wire: Any) -> None:
