@@ -58,7 +58,7 @@ class TunnelService:
         if exchange.head.method == b"CONNECT":
             return self._answer
         # Whoever asks for a whole URL takes us for another kind of proxy.
-        return None if exchange.head.target.startswith((b"/", b"*")) else _refuse
+        return None if exchange.head.target.startswith(b"/") else _refuse
 
     async def _answer(self, exchange: Exchange) -> None:
         if exchange.head.chunked or exchange.head.length:

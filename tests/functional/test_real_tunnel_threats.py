@@ -6,17 +6,22 @@ import contextlib
 import http.client
 import os
 import selectors
+import shutil
 import socket
 import ssl
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from gateway.core import dev_pki
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.console_servers import Line, Server, echo, quiet
 from tests.functional.peers import Sections
-from tests.functional.processes import HOST, free_port, wait_for
+from tests.functional.processes import HOST, free_port, short_directory, wait_for
 from tests.functional.tunnel_case import ESTABLISHED, HELLO, Client, TunnelCase, basic
 from tests.wire import spice_server
 
@@ -189,7 +194,10 @@ class ProxyTests(_Case):
                 f"https://{self.at(server)}/",
                 "/",
                 f"{self.at(server)}",
+                "*",
             ):
+                if url == "*" and not line.startswith("OPTIONS"):
+                    continue
                 status, answer = self.get(f"{line.format(url)} HTTP/1.1", self.plain)
                 self.assertEqual(status, 405, (line, url))
                 self.assertIn(b"\r\nallow: connect\r\n", answer.lower())
@@ -220,6 +228,51 @@ class ProxyTests(_Case):
         self.open(self.at(server), ticket)
         owner.line.sendall(b"still")
         self.assertEqual(owner.read(5), b"still")
+
+
+class CertificateTests(_Case):
+    """Who shows a certificate of our clients' authority needs no ticket."""
+
+    issuer: ClassVar[dev_pki.Issued]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        directory = short_directory()
+        cls.addClassCleanup(shutil.rmtree, directory)
+        cls.issuer = dev_pki.authority(datetime.now(UTC), "clients")
+        ca, _ = cls.issuer.write(directory, "clients")
+        cls.more = {"client_ca": str(ca), "allowed_dn": "CN=viewer", "ports": "1024-65535"}
+        super().setUpClass()
+
+    def asked(self, issuer: dev_pki.Issued | None, subject: str, target: str) -> int:
+        """The status for who shows such a certificate; 0 when TLS fails."""
+        context = ssl.create_default_context(cafile=str(self.gateway.ca))
+        if issuer is not None:
+            usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+            made = issuer.issue(subject, now=datetime.now(UTC), usages=usages)
+            context.load_cert_chain(*made.write(self.home, "client"))
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((HOST, self.secure), 10) as plain,
+            context.wrap_socket(plain, server_hostname=HOST) as line,
+        ):
+            line.sendall(f"CONNECT {target} HTTP/1.0\r\n\r\n".encode())
+            head = line.recv(4096)
+            return int(head.split()[1]) if head else 0
+        return 0
+
+    def test_shown(self) -> None:
+        """Its subject counts, and who issued it; without one it is as ever, and policy holds for all."""
+        server = self.server(quiet)
+        stranger = dev_pki.authority(datetime.now(UTC), "strangers")
+        self.assertEqual(self.asked(stranger, "viewer", self.at(server)), 0)
+        self.assertEqual(self.asked(self.issuer, "somebody", self.at(server)), 407)
+        self.assertEqual(self.asked(None, "", self.at(server)), 407)
+        self.assertEqual(self.asked(self.issuer, "viewer", "169.254.169.254:5900"), 403)
+        self.assertEqual(server.lines, [])
+        self.assertEqual(self.asked(self.issuer, "viewer", self.at(server)), 200)
+        wait_for(lambda: self.trail(), "the end of the tunnel")
+        self.assertEqual(self.trail()[-1]["principal"], "CN=viewer")
 
 
 class GuessTests(_Case):
@@ -419,10 +472,16 @@ class LifeTests(_Case):
         self.assertTrue(other.over())
 
     def test_expiry(self) -> None:
-        """An expired ticket opens nothing, what is up stays; put again it opens as before."""
+        """A ticket is renewed in time; an expired one opens nothing, what is up stays; put again it opens."""
         server = self.server()
-        ticket = self.grant(f"tcp://{self.at(server)}")
+        ticket = self.grant(f"tcp://{self.at(server)}", timeout=2)
         client = self.open(self.at(server), ticket)
+        self.gateway.renew(ticket, 300)
+        for _ in range(5):
+            time.sleep(0.5)
+            client.line.sendall(b"here")
+            self.assertEqual(client.read(4), b"here")
+        self.open(self.at(server), ticket)
         self.gateway.renew(ticket, 0)
         self.assertEqual(self.status(self.at(server), basic(ticket)), 407)
         client.line.sendall(b"here")

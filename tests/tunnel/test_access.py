@@ -53,11 +53,14 @@ class AccessTests(SynchronousTestCase):
         members: dict[str, object] = {"uuid": uuid, "kind": "tunnel", "timeout": 300, "ops": ["connect"]}
         self.ok(self.registry.add(grant_from({**members, "urls": list(urls or (SPICE,)), **more})))
 
-    def ask(self, target: str, ticket: str | None = ID, peer: str = PEER) -> Coroutine[Any, Any, Admission]:
+    def ask(
+        self, target: str, ticket: str | None = ID, peer: str = PEER, subject: str | None = None
+    ) -> Coroutine[Any, Any, Admission]:
         shown = ""
         if ticket is not None:
             shown = f"Proxy-Authorization: Basic {b64encode(f'gw:{ticket}'.encode()).decode()}\r\n"
-        return self.access.admit(parse_request(f"CONNECT {target} HTTP/1.0\r\n{shown}\r\n".encode()), peer)
+        head = parse_request(f"CONNECT {target} HTTP/1.0\r\n{shown}\r\n".encode())
+        return self.access.admit(head, peer, subject)
 
     def admit(self, target: str, ticket: str | None = ID, peer: str = PEER) -> Admission:
         return self.ok(self.ask(target, ticket, peer))
@@ -204,6 +207,19 @@ class AccessTests(SynchronousTestCase):
         self.access.ports = frozenset({61000})
         self.admit("vm.invalid:61000", None)
         self.refused(403, "vm.invalid:5900", None)
+
+    def test_certificate(self) -> None:
+        """Who shows a certificate of a subject that is listed needs no ticket, and is known by it."""
+        admission = self.ok(self.ask("vm.invalid:5900", None, subject="CN=a,O=b"))
+        self.assertEqual((admission.ticket_id, admission.principal), (None, "CN=a,O=b"))
+        self.access.subjects = ("CN=other",)
+        for subject in ("CN=a,O=b", None):
+            asked = Deferred.fromCoroutine(self.ask("vm.invalid:5900", None, subject=subject))
+            self.failureResultOf(asked, errors.ProxyUnauthorized)
+        other = self.ok(self.ask("vm.invalid:5900", None, subject="CN=other"))
+        self.assertNotEqual(other.key, admission.key)
+        far = Deferred.fromCoroutine(self.ask("vm.invalid:22", None, subject="CN=other"))
+        self.assertEqual(self.failureResultOf(far, errors.Forbidden).value.reason, "port")
 
     def test_free_words(self) -> None:
         """No address rule makes a host out of words."""
