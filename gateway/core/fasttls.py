@@ -280,7 +280,7 @@ def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> bool:
     What the socket does not take is copied. A lost connection is for the transport to find out in
     its own way.
 
-    :return: whether nothing waits now.
+    :return: whether nothing waits now, as far as can be told.
     """
     if direct and clear(transport):
         try:
@@ -291,7 +291,7 @@ def send(transport: Any, data: bytes | memoryview, direct: bool = True) -> bool:
             return True
         data = data[sent:]
     transport.write(bytes(data))
-    return not queued(transport)
+    return direct and not queued(transport)
 
 
 _WANT_READ = SSL.WantReadError()
