@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -15,6 +16,19 @@ from tests.functional.processes import HOST, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
+
+
+#: The lengths of what spice-html5 makes of a password, time and again, with the modulus that is the argument.
+LENGTHS = """
+await import("/ui/spice.js");
+const {rsa_encrypt} = await import("/ui/spice/src/ticket.js");
+const {RSAKey} = await import("/ui/spice/src/thirdparty/rsa.js");
+const key = new RSAKey();
+key.setPublic(arguments[0], "10001");
+const found = new Set();
+for (let time = 0; time < 2000; time += 1) found.add(rsa_encrypt(key, "x").length);
+return [...found];
+"""
 
 
 class VncTests(PageCase):
@@ -236,6 +250,12 @@ class SpiceTests(PageCase):
         self.show(self.grant(f"spice://{HOST}?tls-port={qemu.spice_tls_port}", secret=PASSWORD))
         self.browser.until("state", "Connected")
         self.assert_same(qemu)
+
+    def test_every_password(self) -> None:
+        """An encrypted password is as long as its key, also when it begins with zeroes."""
+        self.browser.open(f"https://localhost:{self.consoles}/ui/console")
+        number = rsa.generate_private_key(65537, 1024).public_key().public_numbers().n
+        self.assertEqual(self.browser.call(LENGTHS, f"{number:x}"), [128])
 
     def test_boot_menu(self) -> None:
         """Escape opens the firmware's menu."""

@@ -3,6 +3,7 @@
 import { Constants } from "./spice/src/enums.js";
 import { SpiceMainConn } from "./spice/src/main.js";
 import { SpiceMiniData, SpiceMsgcKeyDown } from "./spice/src/spicemsg.js";
+import { RSAKey } from "./spice/src/thirdparty/rsa.js";
 
 import { placesOf, scancode } from "./keys.js";
 
@@ -18,6 +19,13 @@ const Native = globalThis.WebSocket;
 globalThis.WebSocket = new Proxy(Native, {
   construct: (target, [url]) => (sockets++ === 0 ? connect() : connect({ aside: true, url })),
 });
+
+// It loses the zeroes at the beginning of an encrypted password, and with them one in 256 of its channels.
+const encrypt = RSAKey.prototype.doPublic;
+RSAKey.prototype.doPublic = function doPublic(number) {
+  const digits = encrypt.call(this, number).toString(16);
+  return { toString: () => digits.padStart(2 * Math.ceil(this.n.bitLength() / 8), "0") };
+};
 
 export class Viewer {
   tools = { fit: true, clipboard: false, type: true, power: true };
