@@ -74,10 +74,10 @@ test: $(VENV)/.made-test $(NPM)/node_modules/.made
 
 test-shown:
 	$(BIN)/python -m coverage run -m pytest $(SHOWN)
+	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
 
 test-rest:
 	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(SHOWN) $(ALONE))
-	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
 
 # Every case of the websocket standard, the large and slow ones too, in a minute or two.
 conformance: $(VENV)/.made-test
