@@ -481,7 +481,7 @@ class ConsoleTests(ServiceCase):
         console.transport.write(b"welcome\r\n")
         await self.until(lambda: page.said == b"login: welcome\r\n")
         page.transport.abortConnection()
-        await self.until(lambda: list(self.kept.glob("*.cast")))
+        await self.until(lambda: len(self.trail) == 2)
         self.assertEqual(self.recorded(), "login: welcome\r\n")
         self.assertEqual([event for event, _ in self.trail], ["recording.begin", "recording.end"])
 
