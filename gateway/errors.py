@@ -7,7 +7,7 @@ trail and metrics. Nobody else in the gateway knows a status, a close code or an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class GatewayError(Exception):
@@ -37,6 +37,11 @@ class GatewayError(Exception):
     def headers(self) -> Sequence[tuple[bytes, bytes]]:
         """HTTP header fields that belong to this failure."""
         return ()
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        """What a program may want to know; JSON in the description of an AMP error."""
+        return {}
 
 
 class BadRequest(GatewayError):
@@ -135,6 +140,14 @@ class TooLarge(GatewayError):
     word = "too_large"
     default = "The request body is too large"
 
+    def __init__(self, text: str = "", *, limit: int | None = None) -> None:
+        super().__init__(text)
+        self.limit = limit
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        return {} if self.limit is None else {"limit": self.limit}
+
 
 class UriTooLong(GatewayError):
     """The request line is longer than allowed."""
@@ -219,6 +232,10 @@ class _RetryLater(GatewayError):
     def headers(self) -> Sequence[tuple[bytes, bytes]]:
         return [(b"retry-after", b"%d" % max(1, round(self.retry_after)))]
 
+    @property
+    def details(self) -> Mapping[str, object]:
+        return {"retry_after": self.retry_after}
+
 
 class TooManyRequests(_RetryLater):
     """This peer has used up its share."""
@@ -274,6 +291,116 @@ class VersionNotSupported(GatewayError):
     status = 505
     word = "version"
     default = "HTTP version not supported"
+
+
+class Denied(Forbidden):
+    """The ticket's rights do not hold this permission.
+
+    :ivar permission: such as ``domain:start``.
+    :ivar named: what it was wanted for, as the caller called it.
+    """
+
+    word = "denied"
+
+    def __init__(self, permission: str, named: str = "") -> None:
+        super().__init__(f"This ticket does not permit {permission}")
+        self.permission = permission
+        self.named = named
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        return {"perm": self.permission, "object": self.named}
+
+
+class Unauthenticated(Unauthorized):
+    """A call before the login, or a login that failed."""
+
+    word = "unauthenticated"
+    default = "Log in first, with a token or a ticket that is good"
+
+
+class Expired(Unauthorized):
+    """What was opened with a ticket ended with it."""
+
+    word = "expired"
+    default = "The ticket has ended"
+
+
+class NoHandle(NotFound):
+    """No such handle or domain cookie, or it is somebody else's."""
+
+    word = "no_handle"
+    default = "There is no such handle; open the target again"
+
+
+class NoTarget(NotFound):
+    """No such target, or one that the ticket does not name."""
+
+    word = "no_target"
+    default = "There is no such target"
+
+
+class TargetDown(_RetryLater):
+    """The hypervisor is out of reach; whoever was not told otherwise may try again."""
+
+    status = 502
+    word = "target_down"
+    default = "The hypervisor is out of reach"
+
+
+class _MaybeDone(GatewayError):
+    """A call without an answer.
+
+    :ivar maybe_executed: the hypervisor may have done it.
+    """
+
+    def __init__(self, text: str = "", *, maybe_executed: bool) -> None:
+        super().__init__(text)
+        self.maybe_executed = maybe_executed
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        return {"maybe_executed": self.maybe_executed}
+
+
+class Interrupted(_MaybeDone):
+    """The connection to the hypervisor was lost during the call."""
+
+    status = 502
+    word = "interrupted"
+    default = "The connection to the hypervisor was lost"
+
+
+class DeadlinePassed(_MaybeDone):
+    """The hypervisor took longer than the caller wanted to wait."""
+
+    status = 504
+    word = "deadline"
+    default = "The hypervisor did not answer in time"
+
+
+class Busy(Unavailable):
+    """Too many calls wait already."""
+
+    word = "busy"
+    default = "Too many calls wait already"
+
+
+class BadArguments(BadRequest):
+    """Arguments of a call are not what its schema says.
+
+    :ivar path: which one, such as ``params.3.value``.
+    """
+
+    word = "bad_args"
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}" if path else text)
+        self.path = path
+
+    @property
+    def details(self) -> Mapping[str, object]:
+        return {"path": self.path}
 
 
 class ConfigError(Exception):

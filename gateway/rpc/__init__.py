@@ -1,0 +1,1 @@
+"""libvirt: its own protocol spoken natively, and the AMP endpoint for controllers."""
