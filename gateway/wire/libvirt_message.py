@@ -1,0 +1,155 @@
+"""Messages of libvirt's protocol: a length, a header of six words, a payload.
+
+Source: libvirt 9.0.0, virnetprotocol.x and virnetmessage.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct as Layout
+from typing import NamedTuple
+
+from gateway.wire.libvirt_error import LibvirtError
+from gateway.wire.libvirt_schema import record
+
+#: Program of keepalive messages, and its procedures.
+KEEPALIVE = 0x6B656570
+PING, PONG = 1, 2
+#: Bytes of the largest message with its length. Source: VIR_NET_MESSAGE_MAX and VIR_NET_MESSAGE_LEN_MAX.
+LARGEST = 33_554_432 + 4
+#: Bytes of stream data that one message has. Source: VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX.
+CHUNK = 262_120
+#: Descriptors that one message may bring. Source: VIR_NET_MESSAGE_NUM_FDS_MAX.
+DESCRIPTORS = 32
+
+_HEAD = Layout(">IIIIIII")
+_LENGTH = Layout(">I")
+
+
+class Type(IntEnum):
+    """What a message is."""
+
+    CALL = 0
+    REPLY = 1
+    EVENT = 2
+    STREAM = 3
+    CALL_WITH_FDS = 4
+    REPLY_WITH_FDS = 5
+    HOLE = 6
+
+
+class Status(IntEnum):
+    """How a call or a stream stands."""
+
+    OK = 0
+    ERROR = 1
+    CONTINUE = 2
+
+
+class ProtocolError(ValueError):
+    """Bytes that are no message of this protocol; the connection can only be closed."""
+
+
+class Message(NamedTuple):
+    """One message.
+
+    :ivar serial: of the call that it belongs to.
+    :ivar descriptors: how many come with it, each as one byte after it.
+    """
+
+    program: int
+    version: int
+    procedure: int
+    type: int
+    serial: int
+    status: int
+    payload: bytes = b""
+    descriptors: int = 0
+
+    def pack(self) -> bytes:
+        """The bytes of this message, those of its descriptors left out."""
+        fds = self.type in (Type.CALL_WITH_FDS, Type.REPLY_WITH_FDS)
+        payload = _LENGTH.pack(self.descriptors) + self.payload if fds else self.payload
+        return _HEAD.pack(_HEAD.size + len(payload), *self[:6]) + payload
+
+
+class MessageReader:
+    """Cuts a stream of bytes into messages.
+
+    :ivar limit: bytes that one message may have; a longer one is refused before it is kept.
+    """
+
+    def __init__(self, limit: int = LARGEST) -> None:
+        self.limit = limit
+        self._buffer = bytearray()
+        self._skip = 0
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take *data* in; yield the messages that are whole.
+
+        :raises ProtocolError: nothing after this makes sense.
+        """
+        buffer = self._buffer
+        buffer += data
+        while True:
+            if self._skip:
+                # One byte for each descriptor, which the length does not count.
+                skipped = min(self._skip, len(buffer))
+                del buffer[:skipped]
+                self._skip -= skipped
+            if len(buffer) < 4:
+                return
+            (length,) = _LENGTH.unpack_from(buffer)
+            if not _HEAD.size <= length <= self.limit:
+                raise ProtocolError(f"a message of {length} bytes")
+            if len(buffer) < length:
+                return
+            head = _HEAD.unpack_from(buffer)
+            payload = bytes(memoryview(buffer)[_HEAD.size : length])
+            del buffer[:length]
+            yield self._message(head, payload)
+
+    def _message(self, head: tuple[int, ...], payload: bytes) -> Message:
+        _, program, version, procedure, kind, serial, status = head
+        if kind > Type.HOLE or status > Status.CONTINUE:
+            raise ProtocolError(f"a message of type {kind} and status {status}")
+        if kind not in (Type.CALL_WITH_FDS, Type.REPLY_WITH_FDS):
+            return Message(program, version, procedure, kind, serial, status, payload)
+        if len(payload) < 4:
+            raise ProtocolError("a message without its number of descriptors")
+        (count,) = _LENGTH.unpack_from(payload)
+        if count > DESCRIPTORS:
+            raise ProtocolError(f"a message with {count} descriptors")
+        self._skip = count
+        return Message(program, version, procedure, kind, serial, status, payload[4:], count)
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that is not whole."""
+        return len(self._buffer)
+
+
+def read_error(payload: bytes) -> LibvirtError:
+    """The error in a message.
+
+    :raises gateway.wire.xdr.XdrError:
+    """
+    told = record("{error}").unpack(payload)
+    return LibvirtError(
+        told["code"],
+        told["domain"],
+        told["message"] or "",
+        told["level"],
+        (told["str1"], told["str2"], told["str3"]),
+        (told["int1"], told["int2"]),
+    )
+
+
+def pack_error(error: LibvirtError) -> bytes:
+    """The payload that says *error*."""
+    first, second, third = error.strings
+    low, high = error.numbers
+    told = {"code": error.code, "domain": error.domain, "message": error.text, "level": error.level}
+    rest = {"dom": None, "str1": first, "str2": second, "str3": third, "int1": low, "int2": high, "net": None}
+    return record("{error}").pack(told | rest)
