@@ -63,7 +63,7 @@ class Appliance(logs.LoggedService):
         super().__init__(logs.observer(config, lambda stream: self.metrics.log_dropped.labels(stream).inc()))
         self.config = config
         self._reactor = reactor
-        self._sites: dict[str, GatewaySite] = {}
+        self._doors: dict[str, Any] = {}
         host, boot = socket.gethostname(), secrets.token_hex(8)
         self._audit = Audit(_audit_log, wall, reactor, host, os.getpid(), boot)
         self._seen = Observation(self.metrics, self._audit)
@@ -128,11 +128,11 @@ class Appliance(logs.LoggedService):
             else None
         )
         # Where clients may show certificates there is a context for that alone.
-        self._client_tls = (
-            {}
-            if config.tunnel is None or self._tls is None
-            else {"tunnel": ReloadableTLS(lambda: self._context(self.config, "tunnel"))}
-        )
+        self._client_tls = {
+            section: ReloadableTLS(partial(self._own_context, section))
+            for section in ("tunnel", "rpc")
+            if self._tls is not None and getattr(config, section) is not None
+        }
         self.health = Health(self.registry, self.sessions, self.drain, self._tls, self._reactor, config)
         self.metrics.tickets.read = lambda: {
             (str(k), str(s)): n for (k, s), n in self.registry.gauges().items()
@@ -161,26 +161,34 @@ class Appliance(logs.LoggedService):
             now=wall(),
         )
 
+    def _own_context(self, section: str) -> ServerContext:
+        return self._context(self.config, section)
+
     def _listen(self) -> None:
         """One site for each endpoint; services that share an endpoint share the site."""
         for section, _, endpoint, encrypted in self.config.ports():
             if section in UNAVAILABLE:
                 continue
-            site = self._sites.get(endpoint)
-            if site is None:
-                site = self._sites[endpoint] = self._site(section)
-                factory: Any = site
+            door = self._doors.get(endpoint)
+            if door is None:
+                door = self._doors[endpoint] = self._door(section)
+                factory: Any = door
                 if encrypted and self._tls is not None:
                     observe = partial(self._seen.handshake, section)
                     timeout = self.config.limits.handshake_timeout
                     tls = self._client_tls.get(section, self._tls)
-                    factory = tls_factory(tls, site, self._reactor, timeout, observe)
+                    factory = tls_factory(tls, door, self._reactor, timeout, observe)
                 if section not in _TRUSTED:
                     factory = self._guard.wrap(factory, section)
                 listener = Listener(self._reactor, endpoint, factory, self.config.limits.backlog)
                 listener.setServiceParent(self)
                 self.health.listeners.append((section, listener, encrypted))
-            self._serve(section, site)
+            if isinstance(door, GatewaySite):
+                self._serve(section, door)
+
+    def _door(self, section: str) -> Any:
+        """What takes the connections of a listener."""
+        return self.rpc.door if section == "rpc" and self.rpc is not None else self._site(section)
 
     def _site(self, section: str) -> GatewaySite:
         limits = self.config.limits
@@ -290,7 +298,7 @@ class Appliance(logs.LoggedService):
         self._audit("drain")
         for section, listener, _ in self.health.listeners:
             if section not in _TRUSTED:
-                self._sites[listener.endpoint].drain()
+                self._doors[listener.endpoint].drain()
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -298,8 +306,8 @@ class Appliance(logs.LoggedService):
         self.health.ready = False
         yield self.drain.finish()
         yield MultiService.stopService(self)
-        for site in self._sites.values():
-            site.close()
+        for door in self._doors.values():
+            door.close()
         self.registry.stop()
         if self._watch.running:
             self._watch.stop()
@@ -361,7 +369,9 @@ class Appliance(logs.LoggedService):
         consoles.adopt(self.consoles, new)
         tunnel.adopt(self.tunnel, new)
         for section, listener, _ in self.health.listeners:
-            self._sites[listener.endpoint].limits = self._site(section).limits
+            door = self._doors[listener.endpoint]
+            if isinstance(door, GatewaySite):
+                door.limits = self._site(section).limits
         self._guard.reload(new.limits)
         return warnings
 

@@ -7,7 +7,10 @@ that a trail can be searched by them.
 from __future__ import annotations
 
 import ipaddress
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
+from typing import cast
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -37,6 +40,8 @@ REFUSALS = frozenset({"token.refused", "ticket.refused", "upstream.refused", "li
 _FULL = 10
 _WINDOW = 60.0
 _ADDRESSES = 4096
+#: Records that are kept in memory for controllers.
+_KEPT = 10_000
 
 
 def address_of(peer: str) -> str:
@@ -79,6 +84,7 @@ class Audit:
     pid: int
     boot: str
     _seq: int = field(default=0, init=False)
+    _last: deque[dict[str, object]] = field(factory=lambda: deque(maxlen=_KEPT), init=False)
     _windows: dict[str, _Window] = field(factory=dict, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
 
@@ -93,6 +99,10 @@ class Audit:
         if event in REFUSALS and "peer" in fields and self._flooded(address_of(str(fields["peer"]))):
             return
         self._write(event, fields)
+
+    def since(self, number: int, limit: int) -> list[dict[str, object]]:
+        """The first *limit* records of those that are still in memory, from the one with this number on."""
+        return list(islice((each for each in self._last if cast(int, each["seq"]) >= number), limit))
 
     def close(self) -> None:
         """Write the summaries that are due, and stop the clock."""
@@ -116,6 +126,7 @@ class Audit:
         for name, value in fields.items():
             if value is not None:
                 record[name] = value
+        self._last.append(record)
         self.log.info("{event}", event=event, audit=record)
 
     def _flooded(self, address: str) -> bool:

@@ -293,5 +293,5 @@ CLIENT_PAIRS = (
     ("images", "upstream_certificate", "upstream_key"),
     ("consoles", "client_certificate", "client_key"),
 )
-#: Sections that are understood and have no effect yet, ``target NAME`` among them.
-UNAVAILABLE = frozenset({"rpc", "libvirt", "target", "portal", "imagelist"})
+#: Sections that are understood and have no effect yet.
+UNAVAILABLE = frozenset({"libvirt", "portal", "imagelist"})

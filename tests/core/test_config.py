@@ -127,8 +127,8 @@ class LoadTests(ConfigCase):
         )
         self.assertTrue(config.images.tls)
         self.assertFalse(config.control.tls or config.metrics.tls)
-        self.assertEqual(config.unavailable, ("rpc", "libvirt", "target lab"))
-        self.assertIn("[rpc] service not available in this version", config.warnings)
+        self.assertEqual(config.unavailable, ("libvirt",))
+        self.assertIn("[libvirt] service not available in this version", config.warnings)
 
     def test_nothing(self) -> None:
         """An empty file is control alone, and needs no certificate."""
