@@ -46,6 +46,7 @@ from gateway.core.units import (
     Seconds,
     SecondsOrZero,
 )
+from gateway.wire.libvirt_url import parse_url
 
 #: TLS 1.2 suites. Source: Mozilla server side TLS 6.0, intermediate; AES-GCM first.
 CIPHERS = (
@@ -237,9 +238,14 @@ class Config(Section):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each section that has no effect yet, and for what the files make doubtful."""
+        """One sentence for each thing that has no effect, and for what the files make doubtful."""
         missing = [f"[{name}] service not available in this version" for name in self.unavailable]
-        return (*missing, *self.doubts)
+        idle = [
+            f"[target {name}] uri: {warning}"
+            for name, target in self.targets.items()
+            for warning in parse_url(target.uri).warnings
+        ]
+        return (*missing, *idle, *self.doubts)
 
     def sections(self) -> Iterator[tuple[str, Section]]:
         """Every section there is, by the name it has in the file."""

@@ -89,6 +89,9 @@ class Rpc(Service):
         default=None, description="the authority of client certificates, PEM"
     )
     allowed_dn: Lines = Field(default=(), description="subjects of client certificates that may connect")
+    verify_address: Flag = Field(
+        default=False, description="whether a client's address must stand in its certificate"
+    )
     events: Count = Field(default=1000, description="events kept for who returns")
 
 
@@ -98,6 +101,9 @@ class Libvirt(Service):
     listen: Endpoint = Field(default="tcp:16514", description="where libvirt clients connect")
     plain: EndpointOrOff = Field(default=None, description="a port without TLS, such as tcp:16509")
     tls_maximum: Literal["1.2", "1.3"] = Field(default="1.2", description="the newest TLS version to speak")
+    verify_address: Flag = Field(
+        default=False, description="whether a client's address must stand in its certificate"
+    )
 
 
 class Target(Section):

@@ -12,11 +12,14 @@ import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import quote, unquote, urlsplit
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
+from attrs import evolve
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo
 from twisted.internet.endpoints import quoteStringArgument
+
+from gateway.wire.libvirt_url import parse_url
 
 _MODE = re.compile(r"[0-7]{3,4}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -268,16 +271,20 @@ def url(*schemes: str, what: str) -> AfterValidator:
 PublicUrl = Annotated[str, url("https", "http", what="a URL such as https://gateway.example:54323")]
 
 
+#: Variables of a libvirt URL that name a file of this machine.
+_FILES = ("pkipath", "keyfile", "known_hosts", "authfile")
+
+
 def _libvirt(value: str, info: ValidationInfo) -> str:
-    """Make the files in the query of *value* absolute."""
-    head, mark, query = value.partition("?")
-    parts = []
-    for part in query.split("&") if mark else []:
-        name, equals, path = part.partition("=")
-        if name in ("socket", "pkipath", "keyfile", "known_hosts") and path:
-            path = quote(_located(unquote(path), info))
-        parts.append(name + equals + path)
-    return head + mark + "&".join(parts)
+    """Check *value* and make the files of this machine in it absolute."""
+    try:
+        url = parse_url(value)
+    except ValueError as error:
+        raise ValueError(f"a libvirt URL such as qemu+tls://host.example/system: {error}") from None
+    # Behind ssh the socket is one of the other machine; a command without a slash is looked for in PATH.
+    names = _FILES + ("socket",) * (url.transport != "ssh") + ("command",) * ("/" in url.command)
+    located: dict[str, Any] = {it: _located(path, info) for it in names if (path := getattr(url, it))}
+    return str(evolve(url, **located)) if located else value
 
 
 LibvirtUrl = Annotated[str, AfterValidator(_libvirt)]

@@ -20,6 +20,7 @@ from gateway.images.cors import Cors
 from gateway.images.nbd_pool import NbdPool
 from gateway.images.service import ImageService
 from gateway.images.targets import Targets
+from gateway.images.volume import Volumes
 
 #: Threads for files; a transfer uses one at a time.
 _THREADS = 16
@@ -28,11 +29,13 @@ _THREADS = 16
 class Images:
     """The image relay, and what it keeps: connections to hosts, and threads for files.
 
+    :param volumes: of hypervisors, which tickets may name; without, they may name none.
     :ivar service: None if there is no section for it.
     """
 
-    def __init__(self, config: Config, base: Base) -> None:
+    def __init__(self, config: Config, base: Base, volumes: Volumes | None = None) -> None:
         self._base = base
+        self._volumes = volumes
         self._pool = UpstreamPool(base.reactor)
         self._nbd = NbdPool(base.dialer, base.reactor)
         self._threads = ThreadPool(0, _THREADS, "files")
@@ -90,4 +93,5 @@ class Images:
         in_thread = partial(deferToThreadPool, base.reactor, self._threads)
         consoles = config.consoles
         kept = () if consoles is None or consoles.recordings is None else (consoles.recordings,)
-        return Targets(upstreams, in_thread, images.file_roots, images.local_socket, self._nbd, kept)
+        roots, local = images.file_roots, images.local_socket
+        return Targets(upstreams, in_thread, roots, local, self._nbd, kept, self._volumes)

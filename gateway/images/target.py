@@ -1,8 +1,9 @@
 """What an image is to the operations on it, wherever its bytes are.
 
 A *target* is made from the ``url`` of a ticket: :class:`~gateway.images.remote.RemoteTarget`
-relays to an image daemon, :class:`~gateway.images.store.FileTarget` is the embedded store, and
-:class:`~gateway.images.nbd.NbdTarget` asks an NBD server.
+relays to an image daemon, :class:`~gateway.images.store.FileTarget` is the embedded store,
+:class:`~gateway.images.nbd.NbdTarget` asks an NBD server, and
+:class:`~gateway.images.volume.VolumeTarget` a hypervisor.
 """
 
 from __future__ import annotations

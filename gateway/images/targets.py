@@ -20,6 +20,8 @@ from gateway.images.nbd_pool import NbdPool, place_of
 from gateway.images.remote import RemoteTarget, upstream_of
 from gateway.images.store import FileTarget, InThread
 from gateway.images.target import Target
+from gateway.images.volume import Volumes, VolumeTarget
+from gateway.wire.hypervisor_url import volume_of
 from gateway.wire.ticket_json import LARGEST
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ class Targets:
     :ivar local_socket: use a unix socket that a host on this machine offers.
     :ivar nbd: connections to NBD servers.
     :ivar readable: further directories, of whose files nobody may write any.
+    :ivar volumes: of hypervisors, None if none are served.
     """
 
     upstreams: Upstreams = field(repr=False)
@@ -45,6 +48,7 @@ class Targets:
     local_socket: bool = True
     nbd: NbdPool = field(default=Factory(_own_pool, takes_self=True), repr=False)
     readable: tuple[Path, ...] = ()
+    volumes: Volumes | None = field(default=None, repr=False)
 
     def make(self, ticket: Ticket) -> Target:
         """Return the target of *ticket*.
@@ -69,6 +73,9 @@ class Targets:
             place = place_of(grant.url, dirty=grant.dirty)
             up = self.upstreams
             return NbdTarget(self.nbd, place, limit, grant.sparse, in_thread, up.clock, up.timeout)
+        if scheme == "libvirt" and ticket.trusted and self.volumes is not None:
+            up = self.upstreams
+            return VolumeTarget(self.volumes, volume_of(grant.url), limit, in_thread, up.clock, up.timeout)
         raise errors.NotImplementedHere(f"Images of scheme {scheme} are not served here")
 
     def _counted(self, ticket: Ticket, function: Callable[..., Any], *args: object) -> Deferred[Any]:

@@ -41,12 +41,12 @@ class Kind(StrEnum):
 
 _IMAGE_SCHEMES = frozenset({"file", "nbd", "http", "https", "http+unix", "libvirt"})
 _CONSOLE_SCHEMES = frozenset(
-    {"tcp", "tls", "unix"}
+    {"tcp", "tls", "unix", "libvirt"}
     | {base + way for base in ("vnc", "spice", "serial") for way in ("", "+tls", "+unix")}
 )
-#: What several can share, and what can be recorded.
-_SHARED_SCHEMES = frozenset({"vnc", "vnc+tls", "vnc+unix"})
-_RECORDED_SCHEMES = _SHARED_SCHEMES | {"serial", "serial+tls", "serial+unix"}
+#: What several can share, and what can be recorded; see :func:`_sort_of`.
+_SHARED_SCHEMES = frozenset({"vnc", "vnc+tls", "vnc+unix", "libvirt graphics"})
+_RECORDED_SCHEMES = _SHARED_SCHEMES | {"serial", "serial+tls", "serial+unix", "libvirt console"}
 _SCHEMES = {
     Kind.IMAGE: _IMAGE_SCHEMES,
     Kind.CONSOLE: _CONSOLE_SCHEMES,
@@ -183,6 +183,12 @@ def _invalid(name: str, reason: str) -> errors.BadRequest:
     return errors.BadRequest(f"Invalid ticket: Invalid value for '{name}': {reason}")
 
 
+def _sort_of(url: str) -> str:
+    """What the *url* of a console, already checked, leads to: its scheme, in general."""
+    scheme, _, rest = url.partition(":")
+    return f"libvirt {rest.split('/')[4]}" if scheme == "libvirt" else scheme
+
+
 @frozen
 class _Reader:
     """Takes typed members out of an object; a default of None makes one required."""
@@ -219,7 +225,7 @@ class _Reader:
     def console_flag(self, name: str, urls: tuple[str, ...], schemes: frozenset[str]) -> bool:
         """What is only for consoles, all of them of *schemes*: it is refused where it would mean nothing."""
         value = self.flag(name)
-        fits = self.kind() is Kind.CONSOLE and all(url.partition(":")[0] in schemes for url in urls)
+        fits = self.kind() is Kind.CONSOLE and all(_sort_of(url) in schemes for url in urls)
         if value and not fits:
             raise _invalid(name, f"only consoles of these can be: {', '.join(sorted(schemes))}")
         return value
@@ -246,7 +252,7 @@ class _Reader:
             urls = (url, *(other for other in several if other != url))
         for url in urls:
             try:
-                check_url(url, _SCHEMES[kind])
+                check_url(url, _SCHEMES[kind], console=kind is Kind.CONSOLE)
             except ValueError as error:
                 raise _invalid("urls" if url in several else "url", str(error)) from None
         return urls

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 from ipaddress import IPv6Address
 
+from gateway.wire.hypervisor_url import console_of, volume_of
+
 _HOST = r"(?:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])"
 _PORT = r":(?P<port>[0-9]{1,5})"
 _CHARACTERS = r"[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2}"
@@ -32,21 +34,24 @@ _GRAMMARS = {
     "http+unix": re.compile(
         rf"//%(?:2[Ff]|00)(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{{2}}){{1,400}}{_PATH}{_QUERY}?"
     ),
-    "libvirt": re.compile(r"//[A-Za-z0-9][A-Za-z0-9._-]*/[^/\x00-\x1f\x7f]+/[^/\x00-\x1f\x7f]+"),
 }
 #: Schemes whose port has no good default.
 _PORT_NEEDED = re.compile(r"(?:vnc|spice|serial)(?:\+tls)?|tcp|tls")
 
 
-def check_url(url: str, schemes: Collection[str]) -> None:
+def check_url(url: str, schemes: Collection[str], *, console: bool = False) -> None:
     """Pass a *url* whose scheme is one of *schemes* and whose rest fits it.
 
+    :param console: with ``libvirt`` a console is meant, and no volume.
     :raises ValueError: with a text for whoever wrote it; the scheme is all it repeats.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in schemes:
         shown = scheme if re.fullmatch(r"[A-Za-z0-9+.-]{1,20}", scheme) and colon else ""
         raise ValueError(f"Unsupported url scheme: {shown}")
+    if scheme == "libvirt":
+        (console_of if console else volume_of)(url)
+        return
     grammar = (
         _LOCAL if scheme.endswith("+unix") and scheme != "http+unix" else _GRAMMARS.get(scheme, _NETWORK)
     )

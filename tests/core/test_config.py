@@ -130,6 +130,26 @@ class LoadTests(ConfigCase):
         self.assertEqual(config.unavailable, ("libvirt",))
         self.assertIn("[libvirt] service not available in this version", config.warnings)
 
+    def test_libvirt_url(self) -> None:
+        """Files of this machine in the URL of a target become absolute; those of the other one stay."""
+        uri = "[target lab]\nuri = "
+        for text, found in [
+            ("test+tls://h/default?pkipath=pki+a", "test+tls://h/default?pkipath={}/pki%20a"),
+            (
+                "test+ssh://h/default?socket=/run/a&keyfile=id&Known_Hosts=kh&authfile=a",
+                "test+ssh://h/default?socket=/run/a&keyfile={0}/id&known_hosts={0}/kh&authfile={0}/a",
+            ),
+            ("test+ext:///default?command=bin/hop", "test+ext:///default?command={}/bin/hop"),
+            ("test+ext:///default?command=hop", "test+ext:///default?command=hop"),
+            ("test:///default", "test:///default"),
+        ]:
+            self.assertEqual(self.load(uri + text).targets["lab"].uri, found.format(self.base), text)
+        config = self.load(uri + "test+tls://h/default?bogus=1&pkipath=pki")
+        self.assertIn("[target lab] uri: the variable 'bogus' is unknown and ignored", config.warnings)
+        (problem,) = self.problems(uri + "qemu+telnet://bob:secret@h/system")
+        self.assertIn("[target lab] uri: found 'qemu+telnet://bob:***@h/system', right would be", problem)
+        self.assertIn("a libvirt URL such as qemu+tls://host.example/system: transport in URL not", problem)
+
     def test_nothing(self) -> None:
         """An empty file is control alone, and needs no certificate."""
         config = self.load("")

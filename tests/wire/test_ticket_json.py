@@ -33,11 +33,13 @@ IMAGE_URLS = (
     "nbd:host.invalid:10809", "nbd:host.invalid:10809:exportname=sda", "nbd://[2001:db8::1]:10809/export",
     "http://host.invalid/images/1", "https://127.0.0.1:54322/images/1?x=y",
     "http+unix://%2Frun%2Fimageio%2Fsock/images/1", "http+unix://%00name/images/1", "libvirt://lab/pool/a b",
+    "libvirt://lab/pool/a%2Fb",
 )  # fmt: skip
 CONSOLE_URLS = (
     "vnc://127.0.0.1:5900", "vnc+tls://host.invalid:5900", "vnc+unix:/run/vnc", "spice://[::1]:5900?tls-port=5901",
     "spice://host.invalid?tls-port=5901", "serial://192.0.2.1:4555", "serial+unix:///run/serial",
     "serial+tls://host.invalid:1", "tcp://host.invalid:1", "unix:/run/x",
+    f"libvirt://lab/{UUID}/console/serial0", f"libvirt://lab/{UUID}/graphics/0",
 )  # fmt: skip
 BAD_URLS = (
     "", ":", "http", "//host/x", "http://[1.2.3.4:33", "http://[1.2.3.4]:33/", "http://[::1", "http://[zz::1]/x",
@@ -46,7 +48,7 @@ BAD_URLS = (
     "http://host.invalid:\u0661/", "http://%31.invalid/", "http://[fe80::1%25eth0]/", "http://host.invalid/#x",
     "http://host.invalid/%zz", "http://host.invalid/\r\nx", "HTTP://host.invalid/", "file:relative",
     "file://host/x", "file:///a\0b", "nbd:", "nbd:host.invalid", "nbd:host.invalid:99999", "http+unix:///run/x",
-    "http+unix://host.invalid/x", "libvirt://lab/pool", "libvirt://lab/pool/a/b", "vnc://127.0.0.1:5900",
+    "http+unix://host.invalid/x", "libvirt://lab/pool", "libvirt://lab/pool/a/b", "libvirt://l/p/%00", "vnc://127.0.0.1:5900",
     "notsupported:path", "javascript:alert(1)",
 )  # fmt: skip
 
@@ -119,11 +121,15 @@ class TicketTests(SynchronousTestCase):
         grant = parse_ticket(ticket(CONSOLE, shared=True, record=True))
         self.assertEqual((grant.shared, grant.record), (True, True))
         self.assertTrue(parse_ticket(ticket(CONSOLE, url="serial://127.0.0.1:1", record=True)).record)
+        line, screen = f"libvirt://lab/{UUID}/console", f"libvirt://lab/{UUID}/graphics/0"
+        self.assertTrue(parse_ticket(ticket(CONSOLE, url=screen, shared=True, record=True)).shared)
+        self.assertTrue(parse_ticket(ticket(CONSOLE, url=line, record=True)).record)
         both = {"urls": ["vnc://127.0.0.1:5971", "spice://127.0.0.1:1"]}
         for name, body in (
             ("shared", ticket(shared=True)),
             ("record", ticket(record=True)),
             ("shared", ticket(CONSOLE, url="serial://127.0.0.1:1", shared=True)),
+            ("shared", ticket(CONSOLE, url=line, shared=True)),
             ("record", ticket(CONSOLE, url="spice://127.0.0.1:1", record=True)),
             ("shared", ticket(CONSOLE, **both, shared=True)),
             ("record", ticket(CONSOLE, **both, record=True)),

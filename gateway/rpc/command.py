@@ -1,0 +1,277 @@
+"""What all commands have in common: strict arguments, and errors that travel whole.
+
+Every :class:`gateway.errors.GatewayError` is an error of every command. Its code is its word in upper case,
+its description a JSON object: its details, and ``text``; see :func:`describe` and :func:`rebuild`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from keyword import iskeyword
+from typing import Any, ClassVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from gateway import errors
+from gateway.errors import GatewayError
+from gateway.rpc.arguments import Argument
+from gateway.wire import strict_json
+from gateway.wire.amp_box import Room
+from gateway.wire.libvirt_error import LibvirtError
+
+#: Bytes of the number of a call, and of all that makes a box a call. Source: the AMP protocol.
+TAG = 64
+CALL: Room = (2 + 4 + 4 + TAG + 4 + 8 + 64, 2)
+#: What a box may have that calls no command we know: enough to say so.
+STRANGER: Room = (64 * 1024, 64)
+
+#: Longest text in an error, in characters: five of them fit into a value, whatever they are made of.
+_TEXT = 2000
+
+Fields = list[tuple[bytes, amp.Argument]]
+
+
+def fields(**types: Argument) -> Fields:
+    """Arguments, or members of an answer, by name."""
+    return [(name.encode("ascii"), it) for name, it in types.items()]
+
+
+def _ours(types: Fields) -> list[tuple[bytes, Argument]]:
+    return cast(list[tuple[bytes, Argument]], types)
+
+
+@cache
+def _name(key: bytes) -> str:
+    """What Python calls an argument: ``from_`` is one that it could not."""
+    name = key.decode("ascii")
+    return f"{name}_" if iskeyword(name) else name
+
+
+class Command(amp.Command):
+    """A command of ours.
+
+    :cvar writes: it changes something; without an answer nobody knows whether it did.
+    :cvar admin: it is for operators and controllers only.
+    """
+
+    arguments: ClassVar[Fields] = []
+    response: ClassVar[Fields] = []
+    writes: ClassVar[bool] = False
+    admin: ClassVar[bool] = False
+
+    @classmethod
+    def parseArguments(cls, box: Mapping[bytes, bytes], protocol: object = None) -> dict[str, Any]:
+        """The arguments in *box* by name, None for each that may be left out and is.
+
+        :raises BadArguments: one is missing, unknown, or no good.
+        :raises TooLarge: one is longer than its type permits.
+        """
+        rest = {key: value for key, value in box.items() if not key.startswith(b"_")}
+        found = _read(cls.arguments, rest)
+        for key in rest:
+            raise errors.BadArguments(key.decode("ascii", "replace"), "there is no such argument")
+        return found
+
+    @classmethod
+    def parseResponse(cls, box: Mapping[bytes, bytes], protocol: object = None) -> dict[str, Any]:
+        """The members of an answer; those that we do not know are left out.
+
+        :raises UpstreamFailed: this is no answer to the command.
+        """
+        try:
+            return _read(cls.response, dict(box))
+        except (errors.BadArguments, errors.TooLarge) as error:
+            raise errors.UpstreamFailed("The gateway's answer is not understood", reason="answer") from error
+
+    @classmethod
+    def makeArguments(cls, objects: Mapping[str, Any], proto: object = None) -> amp.Box:
+        """A box that calls for *objects*, what is None left out.
+
+        :raises BadArguments: as :meth:`parseArguments`.
+        :raises TooLarge: one is longer than its type permits.
+        """
+        names = {_name(key) for key, _ in cls.arguments}
+        for name in objects:
+            if name not in names:
+                raise errors.BadArguments(name, "there is no such argument")
+        return _write(cls.arguments, objects)
+
+    @classmethod
+    def makeResponse(cls, objects: Mapping[str, Any], proto: object = None) -> amp.Box:
+        """A box that answers with *objects*.
+
+        :raises BadArguments: they are not what the command answers, which is a bug.
+        """
+        return _write(cls.response, objects)
+
+    @classmethod
+    def room(cls) -> Room:
+        """Bytes and pairs that a box may have that calls this."""
+        return _room(cls)
+
+    def _doCommand(self, proto: Any) -> Deferred[dict[str, Any]]:
+        """As the original does, but errors become what they were."""
+        box = self.makeArguments(self.structured, proto)
+        answer: Deferred[Any] = proto._sendBoxCommand(self.commandName, box, self.requiresAnswer)
+        if self.requiresAnswer:
+            answer.addCallbacks(self.parseResponse, _rebuilt, callbackArgs=(proto,))
+        return answer
+
+
+@cache
+def _room(command: type[Command]) -> Room:
+    rooms = [CALL, *(it.room(key) for key, it in _ours(command.arguments))]
+    return sum(size for size, _ in rooms), sum(pairs for _, pairs in rooms)
+
+
+def _read(types: Fields, box: dict[bytes, bytes]) -> dict[str, Any]:
+    found = {}
+    for key, it in _ours(types):
+        try:
+            found[_name(key)] = it.read(key, box)
+        except ValueError as error:
+            raise errors.BadArguments(key.decode("ascii"), str(error)) from None
+    return found
+
+
+def _write(types: Fields, objects: Mapping[str, Any]) -> amp.Box:
+    box = amp.Box()
+    for key, it in _ours(types):
+        try:
+            it.write(key, objects.get(_name(key)), box)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise errors.BadArguments(key.decode("ascii"), str(error)) from error
+    return box
+
+
+# Errors.
+
+
+def _every(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    for each in kind.__subclasses__():
+        if not each.__name__.startswith("_"):
+            yield each
+        yield from _every(each)
+
+
+def code(error: GatewayError | type[GatewayError]) -> bytes:
+    """The AMP code of an error."""
+    return error.word.upper().encode("ascii")
+
+
+#: Which error a code stands for.
+CODES: Mapping[bytes, type[GatewayError]] = {
+    GatewayError.word.upper().encode("ascii"): GatewayError,
+    **{code(it): it for it in _every(GatewayError)},
+}
+
+
+def describe(error: GatewayError, **more: object) -> bytes:
+    """The description of an error: JSON of its details and its text, in what one value can hold."""
+    told = {"text": error.text, **error.details, **more}
+    for name, value in told.items():
+        if isinstance(value, str):
+            told[name] = value[:_TEXT].encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(told, ensure_ascii=False).encode("utf-8")
+
+
+def rebuild(word: bytes, description: bytes | str) -> GatewayError:
+    """The error that was described, as good as can be told; never fails.
+
+    What is not described in JSON has that as its text; a code that nobody knows makes a
+    :class:`GatewayError` with that reason.
+    """
+    text = description if isinstance(description, str) else description.decode("utf-8", "replace")
+    try:
+        told = strict_json.load_object(text)
+    except ValueError:
+        told = {"text": text}
+    kind = CODES.get(word, GatewayError)
+    said = _text(told, "text")
+    if kind in _MAKERS:
+        return _MAKERS[kind](told, said)
+    return kind(said) if word in CODES else kind(said, reason=word.decode("ascii", "replace").lower()[:64])
+
+
+def _rebuilt(failure: Failure) -> Failure:
+    error = failure.value
+    if isinstance(error, amp.RemoteAmpError):
+        return Failure(rebuild(error.errorCode, error.description))
+    if isinstance(error, amp.UnhandledCommand):
+        return Failure(errors.NotImplementedHere("The gateway does not know this command"))
+    return failure
+
+
+def _text(told: Mapping[str, object], name: str) -> str:
+    value = told.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _maybe_text(told: Mapping[str, object], name: str) -> str | None:
+    value = told.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _number(told: Mapping[str, object], name: str, default: int) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _bad_arguments(told: Mapping[str, object], said: str) -> GatewayError:
+    path = _text(told, "path")
+    return errors.BadArguments(path, said.removeprefix(f"{path}: "))
+
+
+def _libvirt(told: Mapping[str, object], said: str) -> GatewayError:
+    return LibvirtError(
+        _number(told, "code", 1),
+        _number(told, "domain", 0),
+        _text(told, "message") or said,
+        _number(told, "level", 2),
+        (_maybe_text(told, "str1"), _maybe_text(told, "str2"), _maybe_text(told, "str3")),
+        (_number(told, "int1", -1), _number(told, "int2", -1)),
+    )
+
+
+def _later(kind: Any) -> Callable[[Mapping[str, object], str], GatewayError]:
+    def make(told: Mapping[str, object], said: str) -> GatewayError:
+        seconds = told.get("retry_after")
+        right = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= 1e9
+        made: GatewayError = kind(said, retry_after=seconds) if right else kind(said)
+        return made
+
+    return make
+
+
+def _maybe(kind: Any) -> Callable[[Mapping[str, object], str], GatewayError]:
+    def make(told: Mapping[str, object], said: str) -> GatewayError:
+        made: GatewayError = kind(said, maybe_executed=told.get("maybe_executed") is not False)
+        return made
+
+    return make
+
+
+#: Those that need more than a text.
+_MAKERS: dict[type[GatewayError], Callable[[Mapping[str, object], str], GatewayError]] = {
+    LibvirtError: _libvirt,
+    errors.BadArguments: _bad_arguments,
+    errors.Denied: lambda told, said: errors.Denied(_text(told, "perm"), _text(told, "object")),
+    errors.MethodNotAllowed: lambda told, said: errors.MethodNotAllowed(),
+    errors.TooLarge: lambda told, said: errors.TooLarge(said, limit=_number(told, "limit", -1)),
+    errors.RangeNotSatisfiable: lambda told, said: errors.RangeNotSatisfiable(said),
+    errors.Interrupted: _maybe(errors.Interrupted),
+    errors.DeadlinePassed: _maybe(errors.DeadlinePassed),
+    **{
+        it: _later(it)
+        for it in (
+            errors.TooManyRequests,
+            errors.Unavailable,
+            errors.TargetDown,
+            errors.Busy,
+        )
+    },
+}

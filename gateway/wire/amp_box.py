@@ -1,0 +1,172 @@
+"""Boxes of AMP as bytes: pairs of a key and a value, bounded while they arrive.
+
+A pair is judged as soon as its lengths are known, before its value is waited for: what is too large is
+never kept. Source: the AMP protocol; a key has 1 to 255 bytes, a value at most 65,535, and a key of no bytes
+ends a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from struct import Struct
+
+from attrs import define, field
+
+#: Bytes of one key, and of one value.
+LONGEST_KEY = 255
+LONGEST_VALUE = 65535
+#: Bytes and pairs that a box may have.
+Room = tuple[int, int]
+
+_length = Struct("!H").pack
+
+
+class BoxError(ValueError):
+    """This is no box; nothing that follows can be understood."""
+
+
+class BoxTooLarge(BoxError):
+    """A box has more bytes or more pairs than it may.
+
+    :ivar limit: bytes.
+    :ivar tag: the number of the call that it belongs to, if that was read already.
+    """
+
+    def __init__(self, limit: int, tag: bytes | None) -> None:
+        super().__init__("a box is too large")
+        self.limit = limit
+        self.tag = tag
+
+
+def pack(box: Mapping[bytes, bytes]) -> bytes:
+    """*box* as it is sent, the keys in order.
+
+    :raises ValueError: it has no pair, or a key or value of no possible length.
+    """
+    parts: list[bytes] = []
+    for key, value in sorted(box.items()):
+        if not 0 < len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
+            raise ValueError(f"{key[:64]!r} does not fit into a box")
+        parts += (_length(len(key)), key, _length(len(value)), value)
+    if not parts:
+        raise ValueError("a box has to hold something")
+    parts.append(b"\0\0")
+    return b"".join(parts)
+
+
+def pack_list(values: Iterable[bytes]) -> bytes:
+    """Values one after the other, each with its length before it.
+
+    :raises ValueError: one is too long.
+    """
+    parts: list[bytes] = []
+    for value in values:
+        if len(value) > LONGEST_VALUE:
+            raise ValueError("an element is too long")
+        parts += (_length(len(value)), value)
+    return b"".join(parts)
+
+
+def unpack_list(data: bytes, most: int) -> list[bytes]:
+    """The values that :func:`pack_list` made *data* of.
+
+    :raises ValueError: there are more than *most*, or the end is cut off.
+    """
+    values: list[bytes] = []
+    at, end = 0, len(data)
+    while at < end:
+        begin = at + 2
+        at = begin + int.from_bytes(data[at:begin], "big")
+        if begin > end or at > end:
+            raise ValueError("a list is cut off")
+        if len(values) == most:
+            raise ValueError("a list has too many elements")
+        values.append(data[begin:at])
+    return values
+
+
+@define
+class BoxReader:
+    """Finds boxes in what arrives, however it is cut.
+
+    :ivar room: what a box may have as long as nobody knows which command it holds.
+    :ivar of: what a box with this command may have.
+    :ivar size: bytes of the box that was read last.
+    """
+
+    room: Room
+    of: Callable[[bytes], Room] | None = None
+    size: int = field(default=0, init=False)
+    _data: bytes = field(default=b"", init=False, repr=False)
+    _at: int = field(default=0, init=False)
+    _tail: bytearray = field(factory=bytearray, init=False, repr=False)
+    _need: int = field(default=2, init=False)
+    _box: dict[bytes, bytes] = field(factory=dict, init=False, repr=False)
+    _sum: int = field(default=2, init=False)
+    _now: Room | None = field(default=None, init=False)
+
+    def feed(self, data: bytes) -> None:
+        """Take *data*, in pieces of any size; then ask :meth:`next` until it knows no more."""
+        if self._at == len(self._data) and not self._tail:
+            self._data, self._at = data, 0
+        else:
+            self._tail += data
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept: the box that is not complete, and what was not looked at."""
+        return self._sum + len(self._data) - self._at + len(self._tail)
+
+    def next(self) -> dict[bytes, bytes] | None:
+        """The next whole box, if there is one.
+
+        :raises BoxError: what arrives is no box, or too large for one; then there is no next one.
+        """
+        if len(self._data) - self._at + len(self._tail) < self._need:
+            return None
+        if self._tail:
+            self._data, self._at = self._data[self._at :] + self._tail, 0
+            self._tail.clear()
+        data, at, end, box = self._data, self._at, len(self._data), self._box
+        while True:
+            begin = at + 2
+            if end < begin:
+                break
+            if data[at]:
+                raise BoxError("a key is too long")
+            if not data[at + 1]:
+                return self._whole(begin)
+            colon = begin + data[at + 1]
+            if end < colon + 2:
+                begin = colon + 2
+                break
+            value = colon + 2
+            begin = value + (data[colon] << 8 | data[colon + 1])
+            self._judge(self._sum + begin - at, len(box) + 1)
+            if end < begin:
+                break
+            key = data[at + 2 : colon]
+            if key in box:
+                raise BoxError("a key is given twice")
+            box[key] = data[value:begin]
+            self._sum += begin - at
+            at = begin
+            if key == b"_command" and self.of is not None:
+                self._now = self.of(box[key])
+                self._judge(self._sum, len(box))
+        # Nothing of what was read is kept along with what is missing its end.
+        self._data, self._at, self._need = data[at:], 0, begin - at
+        return None
+
+    def _judge(self, size: int, pairs: int) -> None:
+        limit, most = self.room if self._now is None else self._now
+        if size > limit or pairs > most:
+            raise BoxTooLarge(limit, self._box.get(b"_ask"))
+
+    def _whole(self, at: int) -> dict[bytes, bytes]:
+        box, self.size = self._box, self._sum
+        if not box:
+            raise BoxError("a box is empty")
+        self._box, self._sum, self._now = {}, 2, None
+        self._at, self._need = at, 2
+        return box
