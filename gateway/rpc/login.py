@@ -89,7 +89,9 @@ class Logins:
                 ticket_id, OP, kind=Kind.RPC, peer=peer, target=self.kind, ended=ended, listener=self.listener
             )
         except errors.Forbidden as error:
-            raise errors.Unauthenticated("The ticket is unknown, or it has expired", reason=error.reason) from error
+            raise errors.Unauthenticated(
+                "The ticket is unknown, or it has expired", reason=error.reason
+            ) from error
         except errors.Unavailable as error:
             raise errors.Busy("The ticket is in use as often as it may be", reason=error.reason) from error
         hold = session.hold

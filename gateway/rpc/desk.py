@@ -1,0 +1,246 @@
+"""What every connection of the endpoint works with, and the way of one call to a hypervisor.
+
+A call passes the rights of the caller's ticket and those that its handle was opened with; what changes
+something by a ``request_id`` passes the journal; what it gives passes the rights again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from gateway import errors
+from gateway.core.ticket_news import Trail
+from gateway.core.tickets import Rights
+from gateway.rpc.cookies import Cookies
+from gateway.rpc.handles import Handles
+from gateway.rpc.handle import Handle
+from gateway.rpc.journal import Journal, Request
+from gateway.rpc.login import Caller
+from gateway.rpc.rights import Plan, Scope
+from gateway.rpc.sites import Site, Sites
+from gateway.wire import libvirt_schema
+from gateway.wire.libvirt_error import LibvirtError
+from gateway.wire.libvirt_schema import Procedure
+
+#: What a handle is opened for unless its client says otherwise, in seconds.
+TTL = 86_400.0
+
+
+@lru_cache(4096)
+def scope_of(rights: Rights | None, readonly: bool) -> Scope:
+    """The scope of *rights*; making one compiles its globs."""
+    return Scope(rights, readonly)
+
+
+@frozen
+class Opened:
+    """A handle in the hands of a caller.
+
+    :ivar scopes: what limits the calls, one after the other.
+    """
+
+    handle: Handle
+    site: Site
+    scopes: tuple[Scope, ...] = field(repr=False)
+
+    @property
+    def restricted(self) -> bool:
+        """Some domains may not be seen."""
+        return any(scope.restricted for scope in self.scopes)
+
+    def sees(self, dom: Mapping[str, Any]) -> bool:
+        """Whether the domain *dom*, whose name is the hypervisor's, may be seen."""
+        return all(scope.sees(dom, self.site.hub.names, told=True) for scope in self.scopes)
+
+    def permits(self, word: str) -> bool:
+        """Whether the permission *word* is there."""
+        return all(scope.permits(word) for scope in self.scopes)
+
+    def plans(self, call: Procedure, arguments: Mapping[str, Any]) -> Sequence[Plan]:
+        """What each scope makes of a call, the last is what to ask.
+
+        :raises gateway.errors.Denied, LibvirtError, gateway.errors.BadArguments: one lets it not through.
+        """
+        plans: list[Plan] = []
+        for scope in self.scopes:
+            plan = scope.check(call, arguments, self.site.hub.names)
+            plans.append(plan)
+            call, arguments = plan.procedure, plan.arguments
+        return plans
+
+
+@define(eq=False)
+class Desk:
+    """See the module.
+
+    :ivar wall: seconds since the epoch.
+    :ivar seen: told the name of each procedure, a word for its end, and its seconds.
+    """
+
+    sites: Sites
+    handles: Handles
+    cookies: Cookies
+    journal: Journal
+    clock: IReactorTime
+    wall: Callable[[], float]
+    audit: Trail
+    seen: Callable[[str, str, float], object]
+
+    # -- handles ---------------------------------------------------------------------------
+
+    def site(self, caller: Caller, name: str) -> Site:
+        """The target *name*.
+
+        :raises gateway.errors.NoTarget: there is none, or none for *caller*; which of the two is not told.
+        """
+        site = self.sites.find(name)
+        if site is None or not self.may_use(caller, site):
+            raise errors.NoTarget
+        return site
+
+    def may_use(self, caller: Caller, site: Site) -> bool:
+        """Whether *caller* may open *site*."""
+        if caller.admin:
+            return True
+        named = not site.match or any(fnmatchcase(caller.principal, each) for each in site.match)
+        return named and not site.private and caller.may_use(site.name)
+
+    def opened(self, caller: Caller, text: str) -> Opened:
+        """The handle *text*.
+
+        :raises gateway.errors.NoHandle, gateway.errors.NoTarget:
+        """
+        return self._opened(caller, self.handles.find(text, caller.principal))
+
+    def subscribed(self, caller: Caller, sub: str) -> Opened:
+        """The handle that the subscription *sub* belongs to; raises as :meth:`opened`."""
+        return self._opened(caller, self.handles.subscription(sub, caller.principal)[0])
+
+    def found(self, caller: Caller, kind: str, cookie: str) -> tuple[Opened, str]:
+        """The handle and the uuid that *cookie* stands for; raises as :meth:`opened`."""
+        handle = self.handles.get(self.cookies.handle_id(cookie), caller.principal)
+        return self._opened(caller, handle), self.cookies.check(handle.hash, cookie, kind)
+
+    def cookie(self, opened: Opened, kind: str, uuid: str) -> str:
+        """What stands for the object *uuid* under a handle."""
+        return self.cookies.make(opened.handle.hash, uuid, kind)
+
+    def _opened(self, caller: Caller, handle: Handle) -> Opened:
+        site = self.site(caller, handle.target)
+        readonly = handle.readonly or site.readonly
+        rights = dict.fromkeys((caller.rights, handle.rights or Rights()))
+        return Opened(handle, site, tuple(scope_of(each, readonly) for each in rights))
+
+    # -- calls -----------------------------------------------------------------------------
+
+    async def call(
+        self,
+        caller: Caller,
+        opened: Opened,
+        name: str,
+        arguments: Mapping[str, Any] = {},
+        *,
+        request_id: str | None = None,
+        deadline: float | None = None,
+    ) -> dict[str, Any]:
+        """Call the procedure *name* on behalf of *caller*.
+
+        :param request_id: the same once more gives the same result, and does nothing.
+        :param deadline: seconds to wait; None for what is usual for this call.
+        :raises gateway.errors.GatewayError: everything that AMP tells of.
+        """
+        try:
+            procedure = libvirt_schema.procedure(name)
+        except KeyError:
+            raise errors.BadArguments("proc", "there is no such procedure") from None
+        began, end, told = self.clock.seconds(), "ok", None
+        plans: Sequence[Plan] = ()
+        try:
+            if opened.restricted:
+                await opened.site.hub.settled()
+            plans = opened.plans(procedure, arguments)
+            results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
+            for plan in reversed(plans):
+                results = plan.answer(results)
+            self._learn(opened.site, name, arguments, results)
+            return dict(results)
+        except LibvirtError as error:
+            told = error
+            for plan in reversed(plans):
+                told = plan.failure(told)
+            end = told.reason
+            if told is error:
+                raise
+            raise told from None
+        except errors.GatewayError as error:
+            end = error.reason
+            raise
+        except BaseException:
+            end = "cancelled"
+            raise
+        finally:
+            self._note(caller, opened, procedure, plans, end, self.clock.seconds() - began)
+
+    async def _ask(
+        self, caller: Caller, opened: Opened, plan: Plan, request_id: str | None, deadline: float | None
+    ) -> Mapping[str, Any]:
+        if plan.ready is not None:
+            return plan.ready
+        target, name, arguments = opened.site.target, plan.procedure.name, plan.arguments
+
+        async def ask() -> Mapping[str, Any]:
+            return await target.call(
+                name,
+                arguments,
+                principal=caller.principal,
+                deadline=deadline,
+                readonly=opened.handle.readonly,
+            )
+
+        if request_id is None or plan.procedure.writes != "W":
+            return await ask()
+        encoded = plan.procedure.arguments.pack(arguments)
+        subject = plan.uuids[0] if plan.uuids else ""
+        request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject)
+        return await self.journal.run(request, ask)
+
+    @staticmethod
+    def _learn(site: Site, name: str, arguments: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        dom = results.get("dom")
+        if isinstance(dom, Mapping):
+            site.hub.learn(dom)
+        elif name == "DOMAIN_RENAME" and arguments.get("new_name"):
+            was = site.hub.names(arguments["dom"]["uuid"])
+            site.hub.learn(arguments["dom"] | {"name": arguments["new_name"]}, was=was)
+
+    def _note(
+        self,
+        caller: Caller,
+        opened: Opened,
+        procedure: Procedure,
+        plans: Sequence[Plan],
+        end: str,
+        seconds: float,
+    ) -> None:
+        self.seen(procedure.name, end, seconds)
+        if procedure.writes == "W" or not plans:
+            uuids = plans[-1].uuids if plans else ()
+            self.audit(
+                "rpc.call",
+                kind=procedure.name,
+                session=caller.session.id,
+                ticket=caller.session.fingerprint or None,
+                principal=caller.principal or None,
+                peer=caller.session.peer,
+                target=opened.site.name,
+                vm=uuids[0] if uuids else None,
+                result="ok" if end == "ok" else "failed",
+                reason=None if end == "ok" else end,
+                duration_ms=round(seconds * 1000),
+            )

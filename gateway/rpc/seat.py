@@ -1,0 +1,130 @@
+"""One connection of somebody who has logged in, as the commands see it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from attrs import define, field, frozen
+
+from gateway import errors
+from gateway.rpc.arguments import AmpList
+from gateway.rpc.command import Command
+from gateway.rpc.desk import Desk, Opened
+from gateway.rpc.login import Caller
+
+Answer = dict[str, Any]
+#: Things on one page unless the client says otherwise; lists that are kept for the next page, and how long.
+_PAGE, _LISTS, _KEPT = 256, 4, 60.0
+_LOOKUPS = {"net": "NETWORK_LOOKUP_BY_UUID", "pool": "STORAGE_POOL_LOOKUP_BY_UUID"}
+
+
+class Responder(Protocol):
+    """Does what a command says: takes its arguments, and returns the members of the answer."""
+
+    def __call__(self, seat: Seat, /, **arguments: Any) -> Awaitable[Answer]: ...
+
+
+@frozen
+class Page:
+    """Some things of a list.
+
+    :ivar items: in the order of their *key*.
+    :ivar more: others follow.
+    """
+
+    items: list[dict[str, Any]]
+    key: str
+    more: bool
+
+    def answer(self, command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """The answer of *command*: of *rows*, one for each item, as many as one value can hold."""
+        kind = cast(AmpList, dict(command.response)[member.encode("ascii")])
+        number = kind.fit(rows)
+        last = number < len(self.items) or self.more
+        return {member: rows[:number], "cursor": self.items[number - 1][self.key] if last and number else ""}
+
+
+@define(eq=False)
+class Seat:
+    """See the module."""
+
+    desk: Desk
+    caller: Caller
+    _lists: OrderedDict[Hashable, tuple[float, list[dict[str, Any]]]] = field(factory=OrderedDict, init=False)
+
+    def opened(self, handle: str) -> Opened:
+        """The handle of a command.
+
+        :raises gateway.errors.NoHandle, gateway.errors.NoTarget:
+        """
+        return self.desk.opened(self.caller, handle)
+
+    def domain(self, cookie: str) -> tuple[Opened, dict[str, Any]]:
+        """The handle and the reference to the domain that *cookie* stands for; raises as :meth:`opened`."""
+        opened, uuid = self.desk.found(self.caller, "dom", cookie)
+        # libvirt looks at the uuid alone; the name is for its messages.
+        return opened, {"name": opened.site.hub.names(uuid) or uuid, "uuid": uuid, "id": -1}
+
+    async def object(self, kind: str, cookie: str) -> tuple[Opened, dict[str, Any]]:
+        """The same for a network or a pool, of which some drivers want the name."""
+        opened, uuid = self.desk.found(self.caller, kind, cookie)
+        found = await self.call(opened, _LOOKUPS[kind], {"uuid": uuid})
+        return opened, found[kind]
+
+    def cookie(self, opened: Opened, kind: str, uuid: str) -> str:
+        """What stands for an object in commands."""
+        return self.desk.cookie(opened, kind, uuid)
+
+    def call(
+        self,
+        opened: Opened,
+        name: str,
+        arguments: Mapping[str, Any] = {},
+        *,
+        request_id: str | None = None,
+        deadline: float | None = None,
+    ) -> Awaitable[dict[str, Any]]:
+        """See :meth:`Desk.call`."""
+        return self.desk.call(self.caller, opened, name, arguments, request_id=request_id, deadline=deadline)
+
+    async def page(
+        self,
+        list_name: Hashable,
+        ask: Callable[[], Awaitable[Mapping[str, Any]]],
+        member: str,
+        cursor: str | None,
+        limit: int | None,
+        *,
+        key: str = "uuid",
+    ) -> Page:
+        """A page of a list, behind *cursor*; a client that goes on does so in the list that it began with.
+
+        :param ask: gives the list, as its *member*.
+        """
+        now = self.desk.clock.seconds()
+        at, items = self._lists.get(list_name, (now - 2 * _KEPT, []))
+        if not cursor or now - at > _KEPT:
+            items = sorted((await ask())[member], key=lambda item: item[key])
+        start = bisect_right(items, cursor, key=lambda item: item[key]) if cursor else 0
+        end = start + (limit or _PAGE)
+        more = end < len(items)
+        self._lists.pop(list_name, None)
+        if more:
+            self._lists[list_name] = (now, items)
+            if len(self._lists) > _LISTS:
+                self._lists.popitem(last=False)
+        return Page(items[start:end], key, more)
+
+
+def one_of(**given: Any) -> tuple[str, Any]:
+    """The one argument that is given.
+
+    :raises gateway.errors.BadArguments: it is none, or several.
+    """
+    there = [(name, value) for name, value in given.items() if value is not None]
+    if len(there) != 1:
+        raise errors.BadArguments("", f"exactly one of {', '.join(given)} is expected")
+    return there[0]

@@ -1,0 +1,146 @@
+"""The hypervisors there are: each with its calls, its events and who may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from gateway import errors
+from gateway.core.config_services import Target as Section
+from gateway.rpc.connector import dialing
+from gateway.rpc.event_hub import EventHub
+from gateway.rpc.target import Target
+from gateway.rpc.transports import Transports
+from gateway.wire.libvirt_url import LibvirtUrl, parse_url
+
+#: Between the name of a target, and the name that libvirt is to open instead of the configured one.
+_OPENS = " opens "
+#: Hypervisors that operators named by a URL, at a time.
+_FREE = 64
+
+
+@define(eq=False)
+class Site:
+    """One hypervisor.
+
+    :ivar match: globs on principals; empty for all.
+    :ivar private: only for operators.
+    """
+
+    name: str
+    url: LibvirtUrl
+    target: Target
+    hub: EventHub
+    match: tuple[str, ...] = ()
+    private: bool = False
+    section: Section | None = field(default=None, repr=False)
+
+    @property
+    def readonly(self) -> bool:
+        """Nothing may be changed there."""
+        return self.target.readonly
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        self.hub.stop()
+        await self.target.stop()
+
+
+class Sites:
+    """All hypervisors by their names.
+
+    :ivar connected: told the name of a target each time that it is in reach again.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, transports: Transports, clock: IReactorTime, wall: Callable[[], float], *, kept: int = 1000
+    ) -> None:
+        self.kept = kept
+        self.connected: Callable[[str], object] = lambda name: None
+        self._transports = transports
+        self._clock = clock
+        self._wall = wall
+        self._sites: dict[str, Site] = {}
+        self._free: dict[str, Site] = {}
+
+    def __iter__(self) -> Iterator[Site]:
+        """Those of the configuration, in its order."""
+        return iter(list(self._sites.values()))
+
+    def find(self, name: str) -> Site | None:
+        """The hypervisor *name*: of the configuration, or what :meth:`free` has made."""
+        site = self._sites.get(name) or self._free.get(name)
+        if site is None and (":" in name or _OPENS in name):
+            # A handle that was opened by a URL outlives us.
+            try:
+                return self.free(name)
+            except (errors.BadArguments, errors.NoTarget, errors.Busy):
+                return None
+        return site
+
+    def free(self, name: str) -> Site:
+        """The hypervisor at a URL, or a configured one that opens another name; only for operators.
+
+        :raises gateway.errors.BadArguments: it is no URL.
+        :raises gateway.errors.NoTarget: there is no such target.
+        :raises gateway.errors.Busy: there are too many.
+        """
+        found = self._free.get(name)
+        if found is not None:
+            return found
+        if len(self._free) >= _FREE:
+            raise errors.Busy("Too many hypervisors are open by their URLs")
+        known, opens, opened = name.partition(_OPENS)
+        if opens:
+            if known not in self._sites:
+                raise errors.NoTarget
+            url = evolve(self._sites[known].url, name=opened)
+        else:
+            try:
+                url = parse_url(name)
+            except ValueError as error:
+                raise errors.BadArguments("uri", str(error)) from None
+        made = self._free[name] = self._make(name, url, None)
+        return made
+
+    def adopt(self, sections: Mapping[str, Section]) -> list[Site]:
+        """Go by *sections* from now on; return those that are gone or have changed, for the caller to stop."""
+        before, self._sites = self._sites, {}
+        for name, section in sections.items():
+            old = before.get(name)
+            if old is not None and old.section == section:
+                self._sites[name] = before.pop(name)
+            else:
+                self._sites[name] = self._make(name, parse_url(section.uri), section)
+        stale = [*before.values(), *self._free.values()]
+        self._free = {}
+        return stale
+
+    def describe(self) -> list[dict[str, Any]]:
+        """How each of them is, ready for JSON."""
+        return [site.target.describe() for site in self]
+
+    async def stop(self) -> None:
+        """Close everything."""
+        for site in [*self._sites.values(), *self._free.values()]:
+            await site.stop()
+
+    def _make(self, name: str, url: LibvirtUrl, section: Section | None) -> Site:
+        target = Target(
+            name,
+            url,
+            dial=dialing(self._transports.connect, url, self._clock),
+            clock=self._clock,
+            readonly=section is not None and section.readonly,
+            window=4 if section is None else section.window,
+            stream_limit=None if section is None else section.stream_limit,
+        )
+        hub = EventHub(name, target, self._clock, self._wall, kept=self.kept)
+        match = () if section is None else section.match
+        return Site(name, url, target, hub, match, section is None, section)
