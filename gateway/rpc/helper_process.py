@@ -63,7 +63,7 @@ def start_helper(
     listen, complain = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 (the operator's own words, and no shell)
-            command, stdin=theirs, stdout=theirs, stderr=complain, env=environment, cwd="/",
+            command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complain, env=environment, cwd="/",
             start_new_session=True,
         )  # fmt: skip
     except (OSError, ValueError) as failure:

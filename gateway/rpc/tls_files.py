@@ -61,7 +61,15 @@ def make_creator(
     files = find_files(url, uid=uid, environment=environment)
     priority = parse_priority(url.tls_priority)
     terms = Terms(priority.versions[0], priority.versions[-1], priority.strong)
-    ours = {"client_certificate": files.certificate, "client_key": files.key}
     if url.no_verify:
-        return careless_creator(url.server, terms=terms, **ours)
-    return strict_creator(url.server, [files.ca], crl=files.crl, terms=terms, **ours)
+        return careless_creator(
+            url.server, client_certificate=files.certificate, client_key=files.key, terms=terms
+        )
+    return strict_creator(
+        url.server,
+        [files.ca],
+        client_certificate=files.certificate,
+        client_key=files.key,
+        crl=files.crl,
+        terms=terms,
+    )
