@@ -139,7 +139,8 @@ class Bridge:
 
     async def connect(self) -> None:
         """Connect :attr:`line`."""
-        await self.consoles.reach.connect(self.target, LineFactory(self.line))
+        takeover = self.admission.takeover
+        await self.consoles.reach.connect(self.target, LineFactory(self.line), takeover=takeover)
 
     async def serve(self, exchange: Exchange, handshake: Handshake) -> None:
         """Accept the browser, and stay until it is gone."""

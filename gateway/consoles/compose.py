@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from gateway import errors
 from gateway.consoles.access import Access
 from gateway.consoles.bridge import Consoles
+from gateway.consoles.hypervisor import HypervisorReach, Hypervisors
 from gateway.consoles.origin import Origins
 from gateway.consoles.recording import Recordings
 from gateway.consoles.service import ConsoleService
@@ -42,17 +44,23 @@ def origins(config: Config) -> Origins:
 
 
 def compose(
-    config: Config, base: Base, kept: Recordings, refused: Callable[[str, errors.GatewayError], object]
+    config: Config,
+    base: Base,
+    kept: Recordings,
+    refused: Callable[[str, errors.GatewayError], object],
+    hypervisors: Hypervisors | None = None,
 ) -> ConsoleService | None:
     """Make the service, if there is a section for it.
 
     :param kept: of the process, see :func:`recordings`.
+    :param hypervisors: whose consoles tickets may name; without, they may name none.
     :raises gateway.errors.ConfigError: the section is no good.
     """
     if config.consoles is None:
         return None
     access = Access(base.registry, base.tokens, base.sessions, origins(config), base.reactor, base.wall)
-    reach, sockets = Reach(base.dialer), SocketFactory(base.reactor)
+    behind = None if hypervisors is None else HypervisorReach(hypervisors, base.reactor)
+    reach, sockets = Reach(base.dialer, hypervisors=behind), SocketFactory(base.reactor)
     service = ConsoleService(Consoles(access, reach, sockets, base.reactor, kept), refused)
     adopt(service, config)
     return service
@@ -69,12 +77,12 @@ def adopt(service: ConsoleService | None, config: Config) -> None:
     consoles = service.consoles
     consoles.access.origins = origins(config)
     consoles.access.prefixes = section.paths
-    consoles.reach = Reach(
-        consoles.reach.dialer,
-        section.vnc_ca,
-        section.spice_ca,
-        section.client_certificate,
-        section.client_key,
+    consoles.reach = evolve(
+        consoles.reach,
+        vnc_ca=section.vnc_ca,
+        spice_ca=section.spice_ca,
+        certificate=section.client_certificate,
+        key=section.client_key,
     )
     consoles.idle_timeout = section.idle_timeout
     consoles.recordings.adopt(section.recordings, section.recording_size)

@@ -6,6 +6,7 @@
 ``serial://host:port``          a serial line; ``serial+tls:`` with TLS
 ``tcp://host:port``             bytes of any kind; ``tls:`` with TLS
 ``vnc+unix:/path`` and so on    the same at a unix socket; ``unix:/path`` for bytes of any kind
+``libvirt://TARGET/UUID/...``   a serial line or a screen of a machine, see :mod:`gateway.wire.hypervisor_url`
 ==============================  ================================================================
 
 ``?tls-name=NAME`` is the name in the server's certificate, when that is not the host of the url: consoles are
@@ -24,10 +25,12 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.logger import Logger
 
 from gateway import errors
+from gateway.consoles.hypervisor import HypervisorReach
 from gateway.core.dial import Dialer
 from gateway.core.policy import parse_host
 from gateway.core.tickets import Ticket
 from gateway.core.tls_client import Strict, strict_creator
+from gateway.wire.hypervisor_url import ConsolePlace, console_of
 from gateway.wire.spice_link import MAGIC
 
 
@@ -49,6 +52,7 @@ class Target:
     :ivar tls: it has to be encrypted: VNC by VeNCrypt, all else from the first byte.
     :ivar path: of a unix socket.
     :ivar tls_name: the name in its certificate.
+    :ivar place: behind a hypervisor, instead of all else.
     """
 
     kind: Protocol
@@ -57,10 +61,18 @@ class Target:
     tls: bool = False
     path: str | None = field(default=None, repr=False)
     tls_name: str = ""
+    place: ConsolePlace | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is reached by rights of our own, which no token of somebody else can lend."""
+        return self.path is not None or self.place is not None
 
     @property
     def name(self) -> str:
         """For the list of sessions: no path, no secret."""
+        if self.place is not None:
+            return f"libvirt://{self.place.target}/{self.place.uuid}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}" if self.path is None else f"{self.scheme}+unix"
 
@@ -83,6 +95,9 @@ def target_of(url: str) -> Target:
     :raises gateway.errors.BadRequest: its query makes no sense.
     """
     scheme, _, rest = url.partition(":")
+    if scheme == "libvirt":
+        place = console_of(url)
+        return Target(Protocol.SERIAL if place.graphics is None else Protocol.VNC, place=place)
     word, _, way = scheme.partition("+")
     kind = Protocol(word) if word in ("vnc", "spice", "serial") else Protocol.RAW
     if "unix" in (word, way):
@@ -106,10 +121,10 @@ def targets_of(ticket: Ticket) -> tuple[Target, ...]:
 
     An engine's token does not say whether its console is VNC or SPICE, and names both: see :func:`choose`.
 
-    :raises gateway.errors.Forbidden: a unix socket, on the word of a token that somebody shows.
+    :raises gateway.errors.Forbidden: a unix socket or a hypervisor, on the word of a token somebody shows.
     """
     targets = tuple(map(target_of, ticket.grant.urls))
-    if not ticket.trusted and any(target.path is not None for target in targets):
+    if not ticket.trusted and any(target.local for target in targets):
         raise errors.Forbidden("This console is not served here", reason="target")
     if not targets:
         raise errors.Forbidden("This ticket names no console", reason="target")
@@ -142,6 +157,7 @@ class Reach:
     :ivar vnc_ca: who vouches for VNC servers and serial lines, PEM.
     :ivar spice_ca: who vouches for SPICE servers, PEM.
     :ivar certificate: what we show to servers that ask for one, PEM, with its *key*.
+    :ivar hypervisors: what leads to consoles of theirs, None if nothing does.
     """
 
     dialer: Dialer = field(repr=False)
@@ -149,6 +165,7 @@ class Reach:
     spice_ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    hypervisors: HypervisorReach | None = field(default=None, repr=False)
     _log = Logger()
 
     def trust(self, target: Target) -> Strict:
@@ -175,14 +192,21 @@ class Reach:
 
         :raises gateway.errors.Forbidden: it would not be made any more.
         """
-        if target.path is None:
+        if not target.local:
             self.dialer.policy.judge(target.scheme, target.host, address, target.port)
 
-    async def connect(self, target: Target, factory: IProtocolFactory) -> IProtocol:
+    async def connect(
+        self, target: Target, factory: IProtocolFactory, *, takeover: bool = False
+    ) -> IProtocol:
         """Connect a protocol of *factory* to *target*; where TLS comes first, once the server is verified.
 
+        :param takeover: a hypervisor lets us have a serial line even if somebody else has it.
         :raises gateway.errors.GatewayError: as :meth:`gateway.core.dial.Dialer.connect`.
         """
+        if target.place is not None:
+            if self.hypervisors is None:
+                raise errors.NotImplementedHere("Consoles of hypervisors are not served here")
+            return await self.hypervisors.connect(target.place, factory, force=takeover)
         if target.path is not None:
             return await self.dialer.connect_unix(target.path, factory)
         tls = self.trust(target) if target.wrapped else None

@@ -81,7 +81,7 @@ class Dialer:
         :raises UpstreamFailed: ``reason`` is ``dns``, ``refused``, ``unreachable`` or ``tls``.
         :raises UpstreamTimeout: ``reason`` is ``connect``.
         """
-        opens = [self._tcp(address, port) for address in await self._judged(scheme, host, port)]
+        opens = [self._tcp(address, port) for address in await self.judged(scheme, host, port)]
         return await self._within_time(self._open(opens, protocol_factory, tls))
 
     async def connect_unix(self, path: str, protocol_factory: IProtocolFactory) -> IProtocol:
@@ -121,8 +121,8 @@ class Dialer:
 
         return open_socket
 
-    async def _judged(self, scheme: str, host: str, port: int) -> list[str]:
-        """Every address of *host*, all of them allowed."""
+    async def judged(self, scheme: str, host: str, port: int) -> list[str]:
+        """Every address of *host*, all allowed, for somebody else to dial; raises as :meth:`connect`."""
         try:
             name = parse_host(host)
         except ValueError as failure:
@@ -130,12 +130,16 @@ class Dialer:
         try:
             addresses = [str(ipaddress.ip_address(name))]
         except ValueError:
-            addresses = await self._resolve(name)
+            addresses = await self.resolve(name)
         for address in addresses:
             self.policy.judge(scheme, host, address, port)
         return addresses
 
-    async def _resolve(self, name: str) -> list[str]:
+    async def resolve(self, name: str) -> list[str]:
+        """Every address of *name*, whoever may go there.
+
+        :raises UpstreamFailed: ``reason`` is ``dns``.
+        """
         resolver: IHostnameResolver = self._resolver or self._reactor.nameResolver
         answer = _Answer()
 

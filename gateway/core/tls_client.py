@@ -22,8 +22,8 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReacto
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from gateway.core.tls import basic_context, present
-from gateway.core.tls_server import read_certificates, read_key
+from gateway.core.tls import MOZILLA_INTERMEDIATE, SUITES_13, basic_context, present
+from gateway.core.tls_server import read, read_certificates, read_key
 from gateway.errors import ConfigError, UpstreamFailed
 
 #: Seconds after which a certificate has to be shown again, however often its session was resumed.
@@ -51,20 +51,60 @@ class _File:
         return cls(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
+@frozen
+class Terms:
+    """What we speak.
+
+    :ivar minimum: the oldest version; ``maximum`` the newest, None for what the library has.
+    :ivar strong: only with keys of 256 bits.
+    """
+
+    minimum: str = "1.2"
+    maximum: str | None = None
+    strong: bool = False
+
+    def context(self) -> SSL.Context:
+        """A context that trusts nobody yet.
+
+        :raises ConfigError: no such version.
+        """
+        suites, suites_13 = (
+            ":".join(it for it in text.split(":") if not self.strong or "AES128" not in it.replace("_", ""))
+            for text in (MOZILLA_INTERMEDIATE, SUITES_13)
+        )
+        try:
+            context = basic_context(SSL.TLS_CLIENT_METHOD, self.minimum, self.maximum, suites)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        context.set_tls13_ciphersuites(suites_13.encode("ascii"))
+        return context
+
+
+_USUAL = Terms()
+
+
 @lru_cache(maxsize=64)
 def _context(
-    trust: tuple[_File | x509.Certificate, ...], certificate: _File | None, key: _File | None, minimum: str
+    trust: tuple[_File | x509.Certificate, ...],
+    certificate: _File | None,
+    key: _File | None,
+    terms: Terms,
+    crl: _File | None = None,
 ) -> SSL.Context:
-    try:
-        context = basic_context(SSL.TLS_CLIENT_METHOD, minimum)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
+    context = terms.context()
     store = context.get_cert_store()
     if store is None:
         raise ConfigError(["OpenSSL has no certificate store"])
     for source in trust:
         for authority in read_certificates(source.path) if isinstance(source, _File) else [source]:
             store.add_cert(crypto.X509.from_cryptography(authority))
+    if crl is not None:
+        try:
+            store.add_crl(x509.load_pem_x509_crl(read(crl.path)))
+        except ValueError as error:
+            raise ConfigError([f"{crl.path}: no revocation list in PEM form"]) from error
+        # One that has grown old, or is of somebody else, lets nobody pass.
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
     if certificate is not None and key is not None:
         try:
             present(context, read_certificates(certificate.path), read_key(key.path))
@@ -182,7 +222,8 @@ def strict_creator(
     *,
     client_certificate: Path | None = None,
     client_key: Path | None = None,
-    minimum: str = "1.2",
+    crl: Path | None = None,
+    terms: Terms = _USUAL,
     alpn: Sequence[bytes] = (),
     sessions: ClientSessions | None = None,
 ) -> Strict:
@@ -193,6 +234,7 @@ def strict_creator(
 
     :param host: the configured name, or an address without brackets; never what it resolves to.
     :param trust: certificates of CAs, or PEM files with them; at least one.
+    :param crl: PEM; the revocation list of whoever issues the certificate of *host*.
     :param sessions: where sessions to resume are kept; they are shared by the connections that have all
         the other arguments in common.
     :raises ConfigError: a file is missing or no good.
@@ -200,24 +242,63 @@ def strict_creator(
     """
     if not trust:
         raise ConfigError(["no CA is configured for the host behind the gateway"])
-    if (client_certificate is None) != (client_key is None):
-        raise ConfigError(["a client certificate and its key belong together"])
-    identity: DNS_ID | IPAddress_ID
-    name: bytes | None = None
+    identity, name = _identity(host)
+    known = tuple(_File.of(it) if isinstance(it, Path) else it for it in trust)
+    context = _context(known, *_pair(client_certificate, client_key), terms, _file(crl))
+    # The context stands for whom we trust, and for who we are.
+    key = context, name or host, tuple(alpn)
+    return Strict(context, identity, name, tuple(alpn), key, sessions)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@frozen
+class Careless:
+    """Makes connections to anybody who says to be the host. Source: libvirt's ``no_verify=1``."""
+
+    context: SSL.Context
+    server_name: bytes | None
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        connection = SSL.Connection(self.context, None)
+        connection.set_verify(SSL.VERIFY_NONE, None)
+        if self.server_name is not None:
+            connection.set_tlsext_host_name(self.server_name)
+        return connection
+
+
+def careless_creator(
+    host: str,
+    *,
+    client_certificate: Path | None = None,
+    client_key: Path | None = None,
+    terms: Terms = _USUAL,
+) -> Careless:
+    """Make connections to *host* that take every certificate: whoever asks for that says so in the log.
+
+    :raises ConfigError: a file is missing or no good.
+    :raises UpstreamFailed: *host* is nothing a certificate can hold.
+    """
+    _, name = _identity(host)
+    return Careless(_context((), *_pair(client_certificate, client_key), terms), name)
+
+
+def _identity(host: str) -> tuple[DNS_ID | IPAddress_ID, bytes | None]:
+    """What the certificate of *host* must hold, and the name for SNI."""
     try:
-        identity = IPAddress_ID(ipaddress.ip_address(host))
+        return IPAddress_ID(ipaddress.ip_address(host)), None
     except ValueError:
         try:
             identity = DNS_ID(host)
         except ValueError as error:
             raise UpstreamFailed("no certificate can hold this name", reason="tls") from error
-        name = identity.hostname
-    context = _context(
-        tuple(_File.of(it) if isinstance(it, Path) else it for it in trust),
-        _File.of(client_certificate) if client_certificate is not None else None,
-        _File.of(client_key) if client_key is not None else None,
-        minimum,
-    )
-    # The context stands for whom we trust, and for who we are.
-    key = context, name or host, tuple(alpn)
-    return Strict(context, identity, name, tuple(alpn), key, sessions)
+        return identity, identity.hostname
+
+
+def _file(path: Path | None) -> _File | None:
+    return None if path is None else _File.of(path)
+
+
+def _pair(certificate: Path | None, key: Path | None) -> tuple[_File | None, _File | None]:
+    if (certificate is None) != (key is None):
+        raise ConfigError(["a client certificate and its key belong together"])
+    return _file(certificate), _file(key)

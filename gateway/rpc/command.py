@@ -98,13 +98,17 @@ class Command(amp.Command):
         for name in objects:
             if name not in names:
                 raise errors.BadArguments(name, "there is no such argument")
-        return _write(cls.arguments, objects)
+        try:
+            return _write(cls.arguments, objects)
+        except _NotWritten as error:
+            raise errors.BadArguments(error.name, str(error)) from error
 
     @classmethod
     def makeResponse(cls, objects: Mapping[str, Any], proto: object = None) -> amp.Box:
         """A box that answers with *objects*.
 
-        :raises BadArguments: they are not what the command answers, which is a bug.
+        :raises ValueError: they are not what the command answers, which is a bug.
+        :raises TooLarge: one is longer than its type permits.
         """
         return _write(cls.response, objects)
 
@@ -138,13 +142,19 @@ def _read(types: Fields, box: dict[bytes, bytes]) -> dict[str, Any]:
     return found
 
 
+class _NotWritten(ValueError):
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 def _write(types: Fields, objects: Mapping[str, Any]) -> amp.Box:
     box = amp.Box()
     for key, it in _ours(types):
         try:
             it.write(key, objects.get(_name(key)), box)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise errors.BadArguments(key.decode("ascii"), str(error)) from error
+            raise _NotWritten(key.decode("ascii"), str(error)) from error
     return box
 
 

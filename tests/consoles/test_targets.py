@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL, crypto
@@ -25,6 +26,7 @@ from gateway.core import dev_pki
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.tls import basic_context, present, tls_factory
+from gateway.wire.hypervisor_url import ConsolePlace
 from gateway.wire.ticket_json import grant_from
 from gateway.wire.ticket_url import check_url
 from tests.consoles.stage import ID, Stage
@@ -47,6 +49,9 @@ URLS = {
     "spice+unix:///run/x.sock": Target(SPICE, path="/run/x.sock"),
     "serial+unix:///run/a%20b": Target(SERIAL, path="/run/a b"),
     "unix:/run/x": Target(RAW, path="/run/x"),
+    f"libvirt://lab/{ID}/console": Target(SERIAL, place=ConsolePlace("lab", ID)),
+    f"libvirt://lab/{ID}/console/serial1": Target(SERIAL, place=ConsolePlace("lab", ID, "serial1")),
+    f"libvirt://lab/{ID}/graphics/1": Target(VNC, place=ConsolePlace("lab", ID, None, 1)),
 }
 SCHEMES = {url.partition(":")[0] for url in URLS}
 
@@ -57,7 +62,7 @@ class UrlTests(SynchronousTestCase):
     def test_forms(self) -> None:
         """Every form that a ticket may hold."""
         for url, expected in URLS.items():
-            check_url(url, SCHEMES)
+            check_url(url, SCHEMES, console=True)
             self.assertEqual(target_of(url), expected, url)
 
     def test_name(self) -> None:
@@ -66,6 +71,7 @@ class UrlTests(SynchronousTestCase):
         self.assertIn("spice://[2001:db8::1]:5900", names)
         self.assertIn("tls://h:65535", names)
         self.assertIn("serial+unix", names)
+        self.assertIn(f"libvirt://lab/{ID}", names)
         self.assertNotIn("/run", "".join(names))
         self.assertNotIn("/run", repr(target_of("unix:/run/x")))
 
@@ -108,11 +114,11 @@ class UrlTests(SynchronousTestCase):
         """Whatever passes as the url of a ticket is a target, or is refused with a meaning."""
         url = f"{scheme}:{rest}"
         try:
-            check_url(url, SCHEMES)
+            check_url(url, SCHEMES, console=True)
             found = target_of(url)
         except (ValueError, errors.BadRequest):
             return
-        self.assertEqual(found.path is None, 0 < found.port <= 65535)
+        self.assertEqual(found.local, not 0 < found.port <= 65535)
         self.assertTrue(found.tls or "tls" not in scheme)
 
 
@@ -124,15 +130,15 @@ class TicketTests(Stage):
         self.put(urls=["spice://h:5901", "vnc://192.0.2.50:5901"])
         self.assertEqual([target.kind for target in self.admit().targets], [VNC, SPICE])
 
-    def test_no_sockets_for_tokens(self) -> None:
-        """A socket of this machine is opened on the engine's own word only."""
-        self.put(url="serial+unix:///run/x.sock")
-        self.assertEqual(self.admit().targets, (Target(SERIAL, path="/run/x.sock"),))
-        grant = grant_from(
-            {"uuid": ID[::-1], "kind": "console", "urls": ["vnc://h:1", "unix:/x"], "ops": [], "timeout": 9}
-        )
-        signed = self.done(self.registry.add(grant, trusted=False))
-        self.assertRaises(errors.Forbidden, targets_of, signed)
+    def test_not_for_tokens(self) -> None:
+        """A socket of this machine, or a hypervisor, is opened on the engine's own word only."""
+        for number, url in enumerate(("serial+unix:///run/x.sock", f"libvirt://lab/{ID}/graphics/0")):
+            self.put(url=url)
+            self.assertEqual(self.admit().targets, (target_of(url),))
+            ticket = {"uuid": f"{ID}{number}", "kind": "console", "ops": [], "timeout": 9}
+            grant = grant_from(ticket | {"urls": ["vnc://h:1", url]})
+            signed = self.done(self.registry.add(grant, trusted=False))
+            self.assertRaises(errors.Forbidden, targets_of, signed)
 
 
 @cache
@@ -197,10 +203,10 @@ class ReachTests(ReactorTestCase):
         self.other, _ = dev_pki.authority(datetime.now(UTC)).write(self.folder, "other")
         self.accepted = 0
 
-    def reach(self, *rules: str, **more: Path) -> Reach:
+    def reach(self, *rules: str, **more: Any) -> Reach:
         allow = rules or ("*://127.0.0.0/8:*",)
         dialer = Dialer(self.reactor, Policy(map(parse_rule, allow)), connect_timeout=3.0)
-        return Reach(dialer, **({"vnc_ca": self.ca, "spice_ca": self.ca} | more))
+        return evolve(Reach(dialer, self.ca, self.ca), **more)
 
     def console(self, tls: dev_pki.Issued | None = None, *, wants: bool = False) -> int:
         def accept() -> _Console:

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core import dev_pki, tls_client
-from gateway.core.tls_client import SESSION_LIFE, SESSIONS, ClientSessions, strict_creator
+from gateway.core.tls_client import SESSION_LIFE, SESSIONS, ClientSessions, Terms, strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
 
 NOW = datetime.now(UTC)
@@ -244,7 +244,7 @@ class ClientTests(TemporaryFiles):
     def test_other_trust(self) -> None:
         """So has each set of CAs, each certificate of ours and each minimum of versions."""
         self.visit(self.host)
-        self.assertFalse(self.visit(self.host, minimum="1.3"))
+        self.assertFalse(self.visit(self.host, terms=Terms("1.3")))
         certificate, key = ca().issue("x", now=NOW).write(self.directory, "client")
         self.assertFalse(self.visit(self.host, client_certificate=certificate, client_key=key))
         ca().write(self.directory, "ca")

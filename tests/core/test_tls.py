@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core import dev_pki, tls_client
 from gateway.core.tls import basic_context, present, tls_factory
-from gateway.core.tls_client import strict_creator
+from gateway.core.tls_client import Terms, strict_creator
 from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.errors import ConfigError, UpstreamFailed
 from tests.support import ReactorTestCase
@@ -207,7 +207,7 @@ class StrictCreator(SynchronousTestCase):
         context.set_cipher_list(b"ALL:@SECLEVEL=0")
         context.set_max_proto_version(SSL.TLS1_2_VERSION)
         for minimum, result in (("1.2", True), ("1.3", False)):
-            creator = strict_creator(NAME, [ca().certificate], minimum=minimum)
+            creator = strict_creator(NAME, [ca().certificate], terms=Terms(minimum=minimum))
             client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
             self.assertEqual(accepted(client, SSL.Connection(context, None)), result)
 
@@ -242,7 +242,7 @@ class StrictCreator(SynchronousTestCase):
             ([broken], {}),
             ([ca().certificate], {"client_certificate": broken}),
             ([ca().certificate], {"client_certificate": broken, "client_key": broken}),
-            ([ca().certificate], {"minimum": "1.1"}),
+            ([ca().certificate], {"terms": Terms(minimum="1.1")}),
         ]
         for trust, options in cases:
             self.assertRaises(ConfigError, strict_creator, NAME, trust, **options)
