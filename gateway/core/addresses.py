@@ -12,10 +12,16 @@ _TCP = re.compile(r"tcp:([0-9]+)")
 
 def console_url(config: Config) -> str | None:
     """Where the console page is, without a slash at the end; None when there is none, or nobody knows."""
+    return None if config.web is None else consoles_url(config)
+
+
+def consoles_url(config: Config) -> str | None:
+    """Where the service of consoles is, without a slash at the end; None when it is off, or nobody knows."""
     ours, web, public = config.consoles, config.web, config.gateway.public_url
-    if ours is None or web is None:
+    if ours is None:
         return None
-    if ours.public_url is not None or public is None or ours.listen == web.listen:
+    shared = web is not None and ours.listen == web.listen
+    if ours.public_url is not None or public is None or shared:
         known = ours.public_url or public
         return None if known is None else known.rstrip("/")
     match, host = _TCP.match(ours.listen), urlsplit(public).hostname or ""

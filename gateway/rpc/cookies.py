@@ -34,10 +34,12 @@ class Cookies:
 
     _key: bytes = field(repr=False)
 
-    def make(self, handle_hash: bytes, uuid: str) -> str:
-        """The cookie of the domain *uuid* under the handle with that SHA-256."""
+    def make(self, handle_hash: bytes, uuid: str, kind: str = "dom") -> str:
+        """The cookie of *uuid* under the handle with that SHA-256; *kind* says what it is of."""
         body = UUID(uuid).bytes
-        return urlsafe_b64encode(handle_hash[:_PART] + body + self._sign(handle_hash, body)).decode("ascii")
+        return urlsafe_b64encode(handle_hash[:_PART] + body + self._sign(handle_hash, body, kind)).decode(
+            "ascii"
+        )
 
     def handle_id(self, cookie: str) -> bytes:
         """Which handle *cookie* says it belongs to, for :meth:`Handles.get`; :meth:`check` it then.
@@ -46,20 +48,21 @@ class Cookies:
         """
         return _bytes(cookie)[:_PART]
 
-    def check(self, handle_hash: bytes, cookie: str) -> str:
-        """The uuid of the domain that *cookie* names under the handle with that SHA-256.
+    def check(self, handle_hash: bytes, cookie: str, kind: str = "dom") -> str:
+        """The uuid that *cookie* names, of a domain or what else *kind* is, under the handle with that hash.
 
         :raises gateway.errors.NoHandle: it is not one of ours for this handle.
         """
         data = _bytes(cookie)
         body = data[_PART : 2 * _PART]
-        good = handle_hash[:_PART] + body + self._sign(handle_hash, body)
+        good = handle_hash[:_PART] + body + self._sign(handle_hash, body, kind)
         if not hmac.compare_digest(data, good):
             raise errors.NoHandle
         return str(UUID(bytes=body))
 
-    def _sign(self, handle_hash: bytes, body: bytes) -> bytes:
-        return hmac.digest(self._key, _LABEL + handle_hash + body, "sha256")[:_PART]
+    def _sign(self, handle_hash: bytes, body: bytes, kind: str) -> bytes:
+        signed = _LABEL + handle_hash + body + kind.encode("ascii")
+        return hmac.digest(self._key, signed, "sha256")[:_PART]
 
 
 def _bytes(cookie: str) -> bytes:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
 from gateway.core.ticket_news import Trail
 from gateway.core.tickets import Rights
 from gateway.rpc.cookies import Cookies
-from gateway.rpc.handles import Handles
 from gateway.rpc.handle import Handle
+from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
 from gateway.rpc.rights import Plan, Scope
@@ -27,6 +28,9 @@ from gateway.rpc.sites import Site, Sites
 from gateway.wire import libvirt_schema
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure
+
+if TYPE_CHECKING:
+    from gateway.rpc.seat import Seat
 
 #: What a handle is opened for unless its client says otherwise, in seconds.
 TTL = 86_400.0
@@ -80,6 +84,8 @@ class Desk:
     """See the module.
 
     :ivar wall: seconds since the epoch.
+    :ivar seats: the connections of all who have logged in.
+    :ivar running: what is under way, by principal and request id.
     :ivar seen: told the name of each procedure, a word for its end, and its seconds.
     """
 
@@ -91,6 +97,13 @@ class Desk:
     wall: Callable[[], float]
     audit: Trail
     seen: Callable[[str, str, float], object]
+    seats: set[Seat] = field(factory=set, init=False)
+    running: dict[tuple[str, str], set[Deferred[Any]]] = field(factory=dict, init=False)
+
+    @property
+    def in_use(self) -> set[bytes]:
+        """Hashes of the handles that a connection has used."""
+        return {handle for seat in self.seats for handle in seat.handles}
 
     # -- handles ---------------------------------------------------------------------------
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 
 from gateway import errors
+from gateway.rpc import commands
 from gateway.rpc.arguments import AmpList
 from gateway.rpc.command import Command
 from gateway.rpc.desk import Desk, Opened
 from gateway.rpc.login import Caller
+
+if TYPE_CHECKING:
+    from gateway.rpc.answers_events import Told
 
 Answer = dict[str, Any]
 #: Things on one page unless the client says otherwise; lists that are kept for the next page, and how long.
@@ -53,7 +58,43 @@ class Seat:
 
     desk: Desk
     caller: Caller
+    events: Told
+    soon: Callable[[Callable[[], object]], object]
+    handles: set[bytes] = field(factory=set, init=False)
     _lists: OrderedDict[Hashable, tuple[float, list[dict[str, Any]]]] = field(factory=OrderedDict, init=False)
+
+    def bound(
+        self, command: type[Command], responder: Responder
+    ) -> Callable[..., Coroutine[Any, Any, Answer]]:
+        """What answers *command* on this connection; what has a ``request_id`` can be cancelled by that."""
+
+        async def answer(**arguments: Any) -> Answer:
+            request_id = arguments.get("request_id") if command is not commands.Cancel else None
+            if request_id is None:
+                return await responder(self, **arguments)
+            work = Deferred.fromCoroutine(cast(Coroutine[Any, Any, Answer], responder(self, **arguments)))
+            running = self.desk.running.setdefault((self.caller.principal, request_id), set())
+            running.add(work)
+            try:
+                return await work
+            finally:
+                running.discard(work)
+                if not running:
+                    self.desk.running.pop((self.caller.principal, request_id), None)
+
+        return answer
+
+    def cancel(self, request_id: str) -> bool:
+        """Give up what the caller has under way by this id; return whether there was anything."""
+        running = list(self.desk.running.get((self.caller.principal, request_id), ()))
+        for work in running:
+            work.cancel()
+        return bool(running)
+
+    def lasting(self, ttl: float) -> float:
+        """Seconds that a handle may last which is wanted for *ttl*: not longer than the ticket."""
+        ticket = self.caller.ticket
+        return ttl if ticket is None else max(1.0, min(ttl, ticket.deadline - self.desk.clock.seconds()))
 
     def opened(self, handle: str) -> Opened:
         """The handle of a command.

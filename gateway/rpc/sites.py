@@ -110,7 +110,7 @@ class Sites:
         return made
 
     def adopt(self, sections: Mapping[str, Section]) -> list[Site]:
-        """Go by *sections* from now on; return those that are gone or have changed, for the caller to stop."""
+        """Go by *sections* from now on; return those that are gone or have changed, to be stopped."""
         before, self._sites = self._sites, {}
         for name, section in sections.items():
             old = before.get(name)
