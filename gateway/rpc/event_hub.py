@@ -1,0 +1,314 @@
+"""The events of one hypervisor: asked for after each connect, kept in order, and made whole after a loss.
+
+After a connect: register for every kind, list all domains, compare with what was known, tell the
+differences, and then whatever came in the meantime. That order leaves no gap: what happens before the list
+is in it, what happens after the registration arrives as an event, and an event that is older than the list
+is followed by those that led to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from gateway.errors import BadArguments, DeadlinePassed, GatewayError, Interrupted
+from gateway.rpc.domain_list import Connection, list_domains, look_at, together
+from gateway.rpc.domain_states import Change, Domain, DomainStates
+from gateway.rpc.events import Allowed, Deliver, EventLog, Subscription
+from gateway.wire.libvirt_error import LibvirtError
+from gateway.wire.libvirt_schema import PROGRAMS, Procedure, procedure
+from gateway.wire.libvirt_words import EVENT_KINDS, EVENT_WORDS, EventKind, event_kind
+
+#: Seconds between tries to list the domains (doubled up to the longest), and between the lists of a
+#: hypervisor that does not tell by itself.
+_PAUSE, _LONGEST_PAUSE, _POLL = 1.0, 60.0, 10.0
+#: Names that replies told before the events did.
+_LEARNED = 4096
+#: Asked for only when somebody subscribes to them by name.
+_ON_DEMAND = frozenset({"node_device", "secret"})
+
+
+class EventSource(Protocol):
+    """A hypervisor that keeps a connection for events while somebody watches."""
+
+    def watch(
+        self,
+        events: Callable[[Procedure, Mapping[str, Any]], object],
+        up: Callable[[Connection], object],
+        down: Callable[[str], object],
+    ) -> None:
+        """Tell each event, each new connection (before its events), and each loss."""
+
+    def unwatch(self) -> None:
+        """Tell nothing more."""
+
+
+@frozen
+class _Told:
+    """An event that arrived."""
+
+    kind: EventKind
+    values: Mapping[str, Any]
+
+
+class EventHub:
+    """The events of one hypervisor, and the names of its domains.
+
+    :param name: of the target, for the log.
+    :param wall: seconds since the epoch.
+    :param kept: events in the ring.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        source: EventSource,
+        clock: IReactorTime,
+        wall: Callable[[], float],
+        *,
+        kept: int = 1000,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._clock = clock
+        self._kept = kept
+        self._states = DomainStates()
+        self._log = EventLog(wall, self._states.all, kept=kept)
+        self._learned: dict[str, str] = {}
+        self._wanted = EVENT_WORDS - _ON_DEMAND
+        self._connection: Connection | None = None
+        self._running: set[Deferred[None]] = set()
+        #: What arrives while a list is on its way; None when there is none.
+        self._buffer: list[_Told] | None = None
+        self._doubts: DeferredQueue[str] = DeferredQueue()
+        self._doubted: set[str] = set()
+
+    # -- of the subscribers ----------------------------------------------------------------
+
+    @property
+    def synced(self) -> bool:
+        """The states and names are those of the hypervisor."""
+        return self._log.ready
+
+    @property
+    def seq(self) -> int:
+        """The number of the latest event."""
+        return self._log.seq
+
+    def subscribe(
+        self,
+        kinds: Collection[str],
+        uuid: str | None,
+        from_seq: int | None,
+        allowed: Allowed,
+        deliver: Deliver,
+        *,
+        window: int = 256,
+    ) -> Subscription:
+        """See :meth:`EventLog.subscribe`.
+
+        :raises gateway.errors.BadArguments: there is no such kind.
+        """
+        strange = sorted(set(kinds) - EVENT_WORDS - {"*"})
+        if strange or not kinds:
+            raise BadArguments("kinds", f"not a kind of event: {strange[0]}" if strange else "none is named")
+        subscription = self._log.subscribe(kinds, uuid, from_seq, allowed, deliver, window=window)
+        more = _ON_DEMAND.intersection(kinds) - self._wanted
+        self._wanted |= more
+        if more and self._connection is not None:
+            self._run(self._ask(self._connection, more))
+        return subscription
+
+    def names(self, uuid: str) -> str | None:
+        """The name of a domain, as it is now; None when there is none, or nothing is known of it."""
+        learned = self._learned.get(uuid)
+        if learned is not None:
+            return learned
+        domain = self._states.get(uuid)
+        return domain.name if domain is not None else None
+
+    def learn(self, dom: Mapping[str, Any], *, was: str | None = None) -> None:
+        """Believe the name in a reply until events say more, which may come after it.
+
+        :param was: for the reply to a DOMAIN_RENAME, the name before it; without it nobody is renamed.
+        """
+        uuid = dom["uuid"]
+        known = self._states.get(uuid)
+        if known is None or known.name == was:
+            self._learned.pop(uuid, None)
+            self._learned[uuid] = dom["name"]
+            if len(self._learned) > _LEARNED:
+                del self._learned[next(iter(self._learned))]
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Watch the hypervisor."""
+        self._source.watch(self._arrived, self._up, self._down)
+
+    def stop(self) -> None:
+        """Watch it no more."""
+        self._source.unwatch()
+        self._down("stopped")
+
+    def _up(self, connection: Connection) -> None:
+        self._down("replaced")
+        self._connection = connection
+        self._buffer = []
+        self._doubts = DeferredQueue()
+        self._doubted.clear()
+        self._run(self._follow(connection))
+
+    def _down(self, reason: str) -> None:
+        self._connection = None
+        self._log.ready = False
+        for running in list(self._running):
+            running.cancel()
+        self._flush()
+
+    def _run(self, work: Any) -> None:
+        running = Deferred.fromCoroutine(work)
+        self._running.add(running)
+
+        def ended(result: Any) -> Any:
+            self._running.discard(running)
+            return result
+
+        running.addBoth(ended)
+        # The loss of the connection is told by `down`.
+        running.addErrback(lambda failure: failure.trap(CancelledError, Interrupted) and None)
+        running.addErrback(lambda failure: self.log.failure("events of {target}", failure, target=self.name))
+
+    # -- from connect to connect -----------------------------------------------------------
+
+    async def _follow(self, connection: Connection) -> None:
+        """Register, make whole, and look after what is in doubt, until the connection is lost."""
+        tells = await self._ask(connection, self._wanted)
+        pause = _PAUSE
+        while not self._log.ready:
+            buffer = self._buffer = self._buffer or []
+            try:
+                listed = await list_domains(connection, self._clock)
+            except Interrupted:
+                raise
+            except GatewayError as error:
+                failure = error.reason
+            else:
+                if self._buffer is buffer:
+                    self._made_whole(listed)
+                    break
+                failure = "too many events at a time"
+            self.log.warn("no list of the domains of {target}: {why}", target=self.name, why=failure)
+            self._flush()
+            await deferLater(self._clock, pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        if not tells:
+            self.log.warn("{target} does not tell of its domains; it is asked instead", target=self.name)
+            self._run(self._poll(connection))
+        while True:
+            uuid = await self._doubts.get()
+            self._doubted.discard(uuid)
+            await self._look(connection, uuid)
+
+    def _made_whole(self, listed: Collection[Domain]) -> None:
+        for domain in listed:
+            self._learned.pop(domain.uuid, None)
+        self._tell(self._states.replace(listed))
+        self._flush()
+        self._log.ready = True
+        self._log.lost()
+
+    async def _ask(self, connection: Connection, words: Collection[str]) -> bool:
+        """Register for the kinds of *words*; tell whether lifecycle is among what the driver has."""
+        kinds = [kind for kind in EVENT_KINDS if kind.word in words]
+        refused: set[str] = set()
+
+        async def ask(kind: EventKind) -> None:
+            # All of them: the field that would name one has the name that it has in the events.
+            arguments = {"eventID": kind.number, kind.subject: None}
+            try:
+                await connection.call(procedure(kind.registration), arguments)
+            except LibvirtError as error:
+                refused.add(kind.word)
+                self.log.debug(
+                    "{target} has no events of kind {kind}: {code}",
+                    target=self.name,
+                    kind=kind.word,
+                    code=error.code,
+                )
+
+        await together(kinds, ask)
+        return "lifecycle" not in refused
+
+    async def _poll(self, connection: Connection) -> None:
+        while True:
+            await deferLater(self._clock, _POLL)
+            try:
+                self._tell(self._states.replace(await list_domains(connection, self._clock)))
+            except (LibvirtError, DeadlinePassed):
+                self.log.warn("no list of the domains of {target}", target=self.name)
+
+    async def _look(self, connection: Connection, uuid: str) -> None:
+        """See whether a domain is still there whose guest has ended."""
+        domain = self._states.doubtful(uuid)
+        if domain is None:
+            return
+        try:
+            found = await look_at(connection, self._clock, domain.dom)
+        except LibvirtError:
+            return
+        except DeadlinePassed:
+            self._doubt(uuid)
+            return
+        # One that runs again has an event on its way.
+        if found is None or not found.active:
+            self._tell(self._states.settle(domain, exists=found is not None))
+
+    # -- events ----------------------------------------------------------------------------
+
+    def _arrived(self, procedure: Procedure, values: Mapping[str, Any]) -> None:
+        kind = event_kind(procedure.number) if procedure.program == PROGRAMS["remote"] else None
+        if kind is None:
+            return
+        if self._buffer is None:
+            self._note(_Told(kind, values))
+            return
+        self._buffer.append(_Told(kind, values))
+        if len(self._buffer) > self._kept:
+            self._flush()  # and the list that is on its way is of no use
+
+    def _flush(self) -> None:
+        waiting, self._buffer = self._buffer, None
+        for told in waiting or ():
+            self._note(told)
+
+    def _note(self, told: _Told) -> None:
+        kind = told.kind
+        what, fields = told.values[kind.subject], kind.fields(told.values)
+        if kind.subject == "dom":
+            self._learned.pop(what["uuid"], None)
+        if kind.word == "lifecycle":
+            self._tell(self._states.apply(what, fields["event"], fields["detail"]))
+            if self._states.doubtful(what["uuid"]) is not None:
+                self._doubt(what["uuid"])
+            return
+        if kind.subject == "dom":
+            self._tell(self._states.renamed(what))
+        self._log.publish(kind.word, kind.subject, what, fields)
+
+    def _doubt(self, uuid: str) -> None:
+        if uuid not in self._doubted:
+            self._doubted.add(uuid)
+            self._doubts.put(uuid)
+
+    def _tell(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._log.publish("lifecycle", "dom", change.dom, change.fields)

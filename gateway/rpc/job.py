@@ -1,0 +1,112 @@
+"""A call on its way through a pool, and those who wait for its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from gateway.rpc.cache import twin
+from gateway.rpc.connection import LibvirtConnection
+from gateway.wire.libvirt_schema import Procedure
+
+
+@define(eq=False)
+class Waiter:
+    """One who waits for an answer.
+
+    :ivar due: until when, seconds of the clock; None when he does not any more.
+    """
+
+    job: Job
+    due: float | None
+    answer: Deferred[Any] = field(factory=Deferred)
+
+
+@define(eq=False)
+class Job:
+    """One call, whoever wants its answer.
+
+    :ivar read: it may be sent again, and shared.
+    :ivar descriptor: its answer is a descriptor.
+    :ivar key: what it asks, in the cache.
+    :ivar principals: in whose queues it waits.
+    :ivar payer: whose turn it took.
+    :ivar line: where it was sent, until it is answered.
+    :ivar sent: when, seconds of the clock.
+    :ivar retried: it was sent twice.
+    :ivar overdue: somebody has waited too long for it.
+    :ivar due: when its connection is given up, because nobody waits for it any more.
+    """
+
+    procedure: Procedure
+    arguments: Mapping[str, object]
+    read: bool
+    descriptor: bool = False
+    key: Hashable = None
+    waiters: list[Waiter] = field(factory=list)
+    principals: list[str] = field(factory=list)
+    payer: str = ""
+    line: Line | None = None
+    sent: float = 0.0
+    retried: bool = False
+    overdue: bool = False
+    due: float | None = None
+
+    def send(self) -> Deferred[Any]:
+        """Send it on its line."""
+        assert self.line is not None  # noqa: S101 (for the type checker: the pool has set it)
+        connection = self.line.connection
+        if self.descriptor:
+            return connection.descriptor(self.procedure, self.arguments)
+        return connection.call(self.procedure, self.arguments)
+
+    def answered(self, values: Any) -> None:
+        """Give *values* to all who wait, to each his own."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.due = None
+        for waiter in waiters[1:]:
+            waiter.answer.callback(twin(values))
+        for waiter in waiters[:1]:
+            waiter.answer.callback(values)
+
+    def failed(self, error: BaseException | None) -> None:
+        """Tell all who wait."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.due = None
+            waiter.answer.errback(Failure(error))
+
+
+@define(eq=False)
+class Line:
+    """One connection of a pool, and the calls on it.
+
+    :ivar due: when it is closed, because nobody uses it.
+    :ivar condemned: it gets no more calls: one of them is never answered.
+    :ivar closing: we closed it.
+    """
+
+    connection: LibvirtConnection
+    jobs: set[Job] = field(factory=set)
+    due: float | None = None
+    condemned: bool = False
+    closing: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """It may get calls."""
+        return self.connection.alive and not self.condemned
+
+    def takes(self, window: int) -> bool:
+        """It can take one more call."""
+        return len(self.jobs) < window and self.usable
+
+    @property
+    def writes(self) -> bool:
+        """Somebody waits for a call on it that could not be sent again."""
+        return any(job.waiters and not job.read for job in self.jobs)
