@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,7 +75,7 @@ class Connection(BoundedAMP):
         subject = subject_of(self.transport)
         if subject is None:
             raise errors.Unauthenticated
-        self._door.judge(self.transport)
+        await self._door.judge(self.transport)
         return self._door.logins.certificate(subject, self.peer, self._ended)
 
     def _soon(self, act: Callable[[], object]) -> None:
@@ -112,13 +112,13 @@ class Door(Factory):
     """
 
     clock: IReactorTime
-    desk: Desk
     logins: Logins
-    users: Mapping[type[Command], Responder]
-    operators: Mapping[type[Command], Responder]
     refused: Callable[[str, errors.GatewayError], object]
-    judge: Callable[[Any], object]
+    judge: Callable[[Any], Awaitable[None]]
     limits: Limits = field(factory=Limits)
+    desk: Desk = field(init=False)
+    users: Mapping[type[Command], Responder] = field(factory=dict, init=False)
+    operators: Mapping[type[Command], Responder] = field(factory=dict, init=False)
     draining: bool = field(default=False, init=False)
     connections: dict[Connection, None] = field(factory=dict, init=False)
     noisy = False

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
+from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from gateway.errors import BadArguments, DeadlinePassed, GatewayError, Interrupted
+from gateway.errors import BadArguments, DeadlinePassed, GatewayError, Interrupted, TargetDown
 from gateway.rpc.domain_list import Connection, list_domains, look_at, together
 from gateway.rpc.domain_states import Change, Domain, DomainStates
 from gateway.rpc.events import Allowed, Deliver, EventLog, Subscription
@@ -90,6 +91,8 @@ class EventHub:
         self._buffer: list[_Told] | None = None
         self._doubts: DeferredQueue[str] = DeferredQueue()
         self._doubted: set[str] = set()
+        self._watching = False
+        self._waiting: list[Deferred[None]] = []
 
     # -- of the subscribers ----------------------------------------------------------------
 
@@ -127,6 +130,30 @@ class EventHub:
             self._run(self._ask(self._connection, more))
         return subscription
 
+    async def settled(self, patience: float = 5.0) -> None:
+        """Wait until states and names are those of the hypervisor.
+
+        :param patience: seconds.
+        :raises gateway.errors.TargetDown: they are not by then.
+        """
+        self.start()
+        if self.synced:
+            return
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        try:
+            await waiting.addTimeout(patience, self._clock)
+        except defer.TimeoutError:
+            text = "The domains of this hypervisor are not known yet"
+            raise TargetDown(text, retry_after=1.0) from None
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def domain(self, uuid: str) -> Domain | None:
+        """What is known of a domain; good as long as :attr:`synced`."""
+        return self._states.get(uuid)
+
     def names(self, uuid: str) -> str | None:
         """The name of a domain, as it is now; None when there is none, or nothing is known of it."""
         learned = self._learned.get(uuid)
@@ -151,11 +178,15 @@ class EventHub:
     # -- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Watch the hypervisor."""
+        """Watch the hypervisor; once is enough."""
+        if self._watching:
+            return
+        self._watching = True
         self._source.watch(self._arrived, self._up, self._down)
 
     def stop(self) -> None:
         """Watch it no more."""
+        self._watching = False
         self._source.unwatch()
         self._down("stopped")
 
@@ -225,6 +256,9 @@ class EventHub:
         self._flush()
         self._log.ready = True
         self._log.lost()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
 
     async def _ask(self, connection: Connection, words: Collection[str]) -> bool:
         """Register for the kinds of *words*; tell whether lifecycle is among what the driver has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
@@ -21,15 +21,11 @@ if TYPE_CHECKING:
     from gateway.rpc.answers_events import Told
 
 Answer = dict[str, Any]
+#: Does what a command says: takes the seat and its arguments, and returns the members of the answer.
+Responder = Callable[..., Coroutine[Any, Any, Answer]]
 #: Things on one page unless the client says otherwise; lists that are kept for the next page, and how long.
 _PAGE, _LISTS, _KEPT = 256, 4, 60.0
 _LOOKUPS = {"net": "NETWORK_LOOKUP_BY_UUID", "pool": "STORAGE_POOL_LOOKUP_BY_UUID"}
-
-
-class Responder(Protocol):
-    """Does what a command says: takes its arguments, and returns the members of the answer."""
-
-    def __call__(self, seat: Seat, /, **arguments: Any) -> Awaitable[Answer]: ...
 
 
 @frozen
@@ -54,7 +50,12 @@ class Page:
 
 @define(eq=False)
 class Seat:
-    """See the module."""
+    """See the module.
+
+    :ivar events: the subscriptions of this connection.
+    :ivar soon: calls something after what is being answered was answered.
+    :ivar handles: hashes of the handles that were used here.
+    """
 
     desk: Desk
     caller: Caller
@@ -65,14 +66,14 @@ class Seat:
 
     def bound(
         self, command: type[Command], responder: Responder
-    ) -> Callable[..., Coroutine[Any, Any, Answer]]:
+    ) -> Responder:
         """What answers *command* on this connection; what has a ``request_id`` can be cancelled by that."""
 
         async def answer(**arguments: Any) -> Answer:
             request_id = arguments.get("request_id") if command is not commands.Cancel else None
             if request_id is None:
                 return await responder(self, **arguments)
-            work = Deferred.fromCoroutine(cast(Coroutine[Any, Any, Answer], responder(self, **arguments)))
+            work = Deferred.fromCoroutine(responder(self, **arguments))
             running = self.desk.running.setdefault((self.caller.principal, request_id), set())
             running.add(work)
             try:
@@ -101,11 +102,12 @@ class Seat:
 
         :raises gateway.errors.NoHandle, gateway.errors.NoTarget:
         """
-        return self.desk.opened(self.caller, handle)
+        return self._used(self.desk.opened(self.caller, handle))
 
     def domain(self, cookie: str) -> tuple[Opened, dict[str, Any]]:
         """The handle and the reference to the domain that *cookie* stands for; raises as :meth:`opened`."""
         opened, uuid = self.desk.found(self.caller, "dom", cookie)
+        self._used(opened)
         # libvirt looks at the uuid alone; the name is for its messages.
         return opened, {"name": opened.site.hub.names(uuid) or uuid, "uuid": uuid, "id": -1}
 
@@ -114,6 +116,10 @@ class Seat:
         opened, uuid = self.desk.found(self.caller, kind, cookie)
         found = await self.call(opened, _LOOKUPS[kind], {"uuid": uuid})
         return opened, found[kind]
+
+    def _used(self, opened: Opened) -> Opened:
+        self.handles.add(opened.handle.hash)
+        return opened
 
     def cookie(self, opened: Opened, kind: str, uuid: str) -> str:
         """What stands for an object in commands."""

@@ -53,7 +53,7 @@ class Site:
 class Sites:
     """All hypervisors by their names.
 
-    :ivar connected: told the name of a target each time that it is in reach again.
+    :ivar connected: told the name of a target each time that it is in reach, or in reach again.
     """
 
     log = Logger()
@@ -100,7 +100,7 @@ class Sites:
         if opens:
             if known not in self._sites:
                 raise errors.NoTarget
-            url = evolve(self._sites[known].url, name=opened)
+            url = evolve(self._sites[known].url, open_name=opened)
         else:
             try:
                 url = parse_url(name)
@@ -141,6 +141,7 @@ class Sites:
             window=4 if section is None else section.window,
             stream_limit=None if section is None else section.stream_limit,
         )
+        target.renewed = lambda: self.connected(name)
         hub = EventHub(name, target, self._clock, self._wall, kept=self.kept)
         match = () if section is None else section.match
         return Site(name, url, target, hub, match, section is None, section)

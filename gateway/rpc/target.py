@@ -43,6 +43,7 @@ class Target:
     :param window: calls in work on one connection.
     :param stream_limit: bytes of one stream; None for any number.
     :param chance: gives numbers from 0 to 1.
+    :ivar renewed: called when :attr:`generation` was raised.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Target:
         self._watch = Watch(self._connector, clock, readonly=readonly)
         self._stopped = False
         self._breaker.changed = self._pump
-        self._connector.renewed = self._cache.clear
+        self._connector.renewed = self._renewed
+        self.renewed: Callable[[], object] = lambda: None
         self._streams.wrote = self._cache.clear
         self._watch.events = self._event
         self.events: Callable[[Procedure, dict[str, Any]], object] = lambda procedure, values: None
@@ -230,6 +232,10 @@ class Target:
         return gatherResults(parts).addCallback(lambda _: None)
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _renewed(self) -> None:
+        self._cache.clear()
+        self.renewed()
 
     def _check(self) -> None:
         if self._stopped:
