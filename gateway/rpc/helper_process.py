@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import PurePath
 from typing import Any
 
@@ -31,13 +32,17 @@ INHERITED = {"PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_RUNTIME_DIR", "KR
 INHERITED |= {"SSH_AUTH_SOCK", "OPENSSL_CONF"}
 #: Bytes of its complaints that are kept: the last ones.
 _KEPT = 1024
+_LINES = 4
 _READ = 4096
 #: Seconds between two looks at what it says when that is much.
 _PAUSE = 0.1
 
 
 class HelperEnded(error.ConnectionLost):
-    """The program ended, or was late; the text is the last that it said."""
+    """The program ended, or was late; the text has the last that it said."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def environment_of(ours: Mapping[str, str]) -> dict[str, str]:
@@ -59,28 +64,43 @@ def start_helper(
     :param patience: seconds until its first byte must be there.
     :raises UpstreamFailed: ``reason`` is ``helper``: it cannot be started.
     """
-    ours, theirs = socket.socketpair()
-    listen, complain = os.pipe()
     try:
-        process = subprocess.Popen(  # noqa: S603 (the operator's own words, and no shell)
-            command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=complain, env=environment, cwd="/",
-            start_new_session=True,
-        )  # fmt: skip
+        process, ours, listen = _spawn(command, environment)
     except (OSError, ValueError) as failure:
-        ours.close()
-        os.close(listen)
         raise UpstreamFailed("The program that leads there cannot be started", reason="helper") from failure
-    finally:
-        theirs.close()
-        os.close(complain)
-    ours.setblocking(False)
-    os.set_blocking(listen, False)
     helper = _Helper(reactor, process, PurePath(command[0]).name, _Complaints(reactor, listen))
     transport = _Transport(ours, protocol, reactor, helper)
     helper.wait(transport, patience)
     tune(transport)
-    attach(transport, protocol)
     transport.startReading()
+    attach(transport, protocol)
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """The process, our end of the pair, and the descriptor of its complaints."""
+    with ExitStack() as undo:
+        ours, theirs = socket.socketpair()
+        undo.callback(ours.close)
+        with theirs:
+            listen, complain = os.pipe()
+            undo.callback(os.close, listen)
+            try:
+                process = subprocess.Popen(  # noqa: S603 (the operator's own words, and no shell)
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=complain,
+                    env=environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            finally:
+                os.close(complain)
+        undo.pop_all()
+    os.set_blocking(listen, False)
+    return process, ours, listen
 
 
 @implementer(IReadDescriptor)
@@ -138,8 +158,8 @@ class _Complaints:
             if self._descriptor < 0 or self._read() <= 0:
                 break
         self._close()
-        lines = self._text.decode("utf-8", "replace").split("\n")
-        return clean("; ".join(it.strip() for it in lines[-4:] if it.strip()))
+        lines = [it.strip() for it in self._text.decode("utf-8", "replace").split("\n")]
+        return clean("; ".join([it for it in lines if it][-_LINES:]))
 
 
 class _Helper:

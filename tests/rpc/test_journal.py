@@ -88,7 +88,7 @@ class JournalTests(KeepingCase):
         self.done += 1
         return {"id": self.done, "blob": b"\x00\xff"}
 
-    def fail(self, error: BaseException) -> Callable[[], Awaitable[Result]]:  # type: ignore[override]
+    def failing(self, error: BaseException) -> Callable[[], Awaitable[Result]]:
         async def do() -> Result:
             self.done += 1
             raise error
@@ -123,7 +123,7 @@ class JournalTests(KeepingCase):
 
     def test_failure(self) -> None:
         """What the hypervisor refused is refused again in the same words, without asking it."""
-        self.no(LibvirtError, self.journal.run(self.request(), self.fail(UNKNOWN)))
+        self.no(LibvirtError, self.journal.run(self.request(), self.failing(UNKNOWN)))
         for restarted in (False, True):
             journal = self.again() if restarted else self.journal
             error = self.no(LibvirtError, journal.run(self.request(), self.do))
@@ -132,7 +132,7 @@ class JournalTests(KeepingCase):
 
     def test_long_failure(self) -> None:
         """Of a refusal with a very long text the numbers are kept."""
-        self.no(LibvirtError, self.journal.run(self.request(), self.fail(LibvirtError(9, 10, "x" * 9999))))
+        self.no(LibvirtError, self.journal.run(self.request(), self.failing(LibvirtError(9, 10, "x" * 9999))))
         error = self.no(LibvirtError, self.journal.run(self.request(), self.do))
         self.assertEqual((error.code, error.domain, error.text), (9, 10, LibvirtError.default))
 
@@ -145,7 +145,7 @@ class JournalTests(KeepingCase):
             errors.Interrupted(maybe_executed=False),
             errors.DeadlinePassed(maybe_executed=False),
         ):
-            self.no(type(error), self.journal.run(self.request(), self.fail(error)))
+            self.no(type(error), self.journal.run(self.request(), self.failing(error)))
             self.assertEqual(self.executed(), "no")
         self.assertEqual(self.ok(self.journal.run(self.request(), self.do))["id"], 6)
 
@@ -158,7 +158,7 @@ class JournalTests(KeepingCase):
             KeyError("a bug"),
         )
         for number, error in enumerate(broken):
-            self.no(type(error), self.journal.run(self.request(f"r{number}"), self.fail(error)))
+            self.no(type(error), self.journal.run(self.request(f"r{number}"), self.failing(error)))
         for restarted in (False, True):
             journal = self.again() if restarted else self.journal
             for number in range(len(broken)):
@@ -267,8 +267,8 @@ class JournalTests(KeepingCase):
         """Where the hypervisor's state tells, an entry without an end gets one at last."""
         ends = errors.Interrupted(maybe_executed=True)
         for name in ("r1", "r2", "r3"):
-            self.no(errors.Interrupted, self.journal.run(self.request(name), self.fail(ends)))
-        self.no(errors.Interrupted, self.journal.run(self.request("r4", target="kvm2"), self.fail(ends)))
+            self.no(errors.Interrupted, self.journal.run(self.request(name), self.failing(ends)))
+        self.no(errors.Interrupted, self.journal.run(self.request("r4", target="kvm2"), self.failing(ends)))
         began, self.now = self.now, self.now + 5
         self.assertEqual(self.ok(self.again().settle("kvm1")), 0)
         self.assertEqual(self.asked[0], Entry("alice", "r1", "kvm1", "DOMAIN_CREATE", "u1", began))
@@ -298,14 +298,14 @@ class JournalTests(KeepingCase):
             raise errors.TargetDown
 
         self.journal._settle = down
-        self.no(KeyError, self.journal.run(self.request(), self.fail(KeyError())))
+        self.no(KeyError, self.journal.run(self.request(), self.failing(KeyError())))
         self.no(errors.Interrupted, self.journal.run(self.request(), self.do))
         self.assertEqual(self.ok(self.journal.settle("kvm1")), 0)
 
     def test_many_to_settle(self) -> None:
         """However many entries nobody can settle, each is looked at."""
         for number in range(1100):
-            self.no(KeyError, self.journal.run(self.request(f"r{number}"), self.fail(KeyError())))
+            self.no(KeyError, self.journal.run(self.request(f"r{number}"), self.failing(KeyError())))
         self.ok(self.journal.settle("kvm1"))
         self.assertEqual(len(self.asked), 1100)
 
