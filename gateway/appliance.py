@@ -43,6 +43,7 @@ from gateway.core.tls_server import ReloadableTLS, ServerContext
 from gateway.core.tokens import TokenVerifier
 from gateway.core.web import GatewaySite, Tree
 from gateway.images import Images
+from gateway.rpc.compose import Hooks, Rpc
 from gateway.web import pages
 
 #: Listeners that only the operator's own programs reach; they are never limited nor drained.
@@ -71,11 +72,13 @@ class Appliance(logs.LoggedService):
         self._guard = Guard(reactor, config.limits, self._seen, self.health)
         self._guard.setServiceParent(self)
         base = Base(reactor, wall, self.registry, self.tokens, self.sessions, self.dialer)
-        self.images = Images(config, base)
+        self.rpc = self._make_rpc(base)
+        volumes = None if self.rpc is None else self.rpc.planes
+        self.images = Images(config, base, volumes)
         self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
         self.recordings.setServiceParent(self)
         self.consoles = consoles.compose(
-            config, base, self.recordings, self._guard.hooks("consoles")["refused"]
+            config, base, self.recordings, self._guard.hooks("consoles")["refused"], volumes
         )
         self.tunnel = tunnel.compose(config, base, self._seen.tunnel)
         self._listen()
@@ -139,6 +142,20 @@ class Appliance(logs.LoggedService):
         }
         self.metrics.sessions.read = self.health.live_sessions
         self.metrics.timers.read = lambda: {(): len(reactor.getDelayedCalls())}
+
+    def _make_rpc(self, base: Base) -> Rpc | None:
+        """The hypervisors, and the endpoint; None when the configuration has neither."""
+        if self.config.rpc is None and not self.config.targets:
+            return None
+        hooks = Hooks(
+            drain=self.drain.start,
+            reload=self.reload,
+            audit=self._audit.since,
+            trail=self._seen.trail,
+            refused=self._guard.hooks("rpc")["refused"],
+            seen=self._seen.call,
+        )
+        return Rpc(self.config, base, hooks)
 
     @staticmethod
     def _signers(config: Config) -> Signers:
@@ -255,6 +272,11 @@ class Appliance(logs.LoggedService):
             except OSError as error:
                 raise SystemExit(f"gateway: cannot make {directory}: {error.strerror}") from error
         self.images.start()
+        if self.rpc is not None:
+            try:
+                self.rpc.start()
+            except errors.ConfigError as error:
+                raise SystemExit(f"gateway: {error}") from error
         self._uncapture = logs.capture()
         self._audit("start")
         super().startService()
@@ -312,6 +334,8 @@ class Appliance(logs.LoggedService):
         if self._watch.running:
             self._watch.stop()
         self.images.stop()
+        if self.rpc is not None:
+            yield Deferred.fromCoroutine(self.rpc.stop())
         self._audit("stop")
         self._audit.close()
         self._uncapture()
@@ -366,6 +390,8 @@ class Appliance(logs.LoggedService):
         self.config = self.health.config = new
         self.dialer.policy = _policy(new, self._own)
         self.images.adopt(new)
+        if self.rpc is not None:
+            self.rpc.adopt(new)
         consoles.adopt(self.consoles, new)
         tunnel.adopt(self.tunnel, new)
         for section, listener, _ in self.health.listeners:

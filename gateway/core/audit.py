@@ -100,8 +100,10 @@ class Audit:
             return
         self._write(event, fields)
 
-    def since(self, number: int, limit: int) -> list[dict[str, object]]:
-        """The first *limit* records of those that are still in memory, from the one with this number on."""
+    def since(self, number: int | None, limit: int) -> list[dict[str, object]]:
+        """Records that are in memory: the first *limit* from that *number* on, or the last ones without."""
+        if number is None:
+            return list(self._last)[-limit:]
         return list(islice((each for each in self._last if cast(int, each["seq"]) >= number), limit))
 
     def close(self) -> None:

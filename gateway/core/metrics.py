@@ -136,6 +136,8 @@ class Metrics:
         self.sessions_total = counter("sessions_total", "Ended sessions", "kind", "reason")
         self.session_seconds = histogram("session_seconds", "Life of a session", "kind", buckets=LIVES)
         self.session_bytes = counter("session_bytes_total", "Bytes relayed", "kind", "direction")
+        self.calls = counter("calls_total", "Calls to hypervisors", "procedure", "result")
+        self.call_seconds = histogram("call_seconds", "Time of a call to a hypervisor")
         self.revoke_seconds = histogram("revoke_seconds", "From the order until both legs are closed", "kind")
         self.upstream_connects = counter(
             "upstream_connects_total", "Connections to upstreams", "kind", "target", "result"

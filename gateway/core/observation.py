@@ -74,6 +74,11 @@ class Observation:
             self.metrics.session_bytes.labels(kind, "in").inc(fields["bytes_in"])
             self.metrics.session_bytes.labels(kind, "out").inc(fields["bytes_out"])
 
+    def call(self, procedure: str, end: str, seconds: float) -> None:
+        """A call to a hypervisor is over; *end* is ``ok``, or the reason of its error."""
+        self.metrics.calls.labels(procedure, "ok" if end == "ok" else "failed").inc()
+        self.metrics.call_seconds.observe(seconds)
+
     def ticket(self, word: str, ticket: Ticket) -> None:
         """Something became of a ticket."""
         self.metrics.ticket_events.labels(ticket.kind, word).inc()

@@ -13,7 +13,7 @@ from gateway import errors
 from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.desk import TTL
-from gateway.rpc.seat import Answer, Responder, Seat
+from gateway.rpc.seat import Answer, Responder, Seat, fit
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.strict_json import load_object
 from gateway.wire.xdr import XdrError
@@ -37,7 +37,7 @@ async def _targets(seat: Seat) -> Answer:
             continue
         target = site.target
         version = "" if target.version is None else _dotted(target.version)
-        row = {"name": site.name, "driver": site.url.driver, "state": target.state}
+        row: Answer = {"name": site.name, "driver": site.url.driver, "state": target.state}
         rows.append(row | {"latency": target.latency or None, "version": version})
     return {"targets": rows}
 
@@ -100,7 +100,7 @@ async def _handles(seat: Seat) -> Answer:
         }
         for handle in seat.desk.handles.list(seat.caller.principal)
     ]
-    return {"handles": rows[: dict(commands.Handles.response)[b"handles"].fit(rows)]}
+    return {"handles": rows[: fit(commands.Handles, "handles", rows)]}
 
 
 # -- hypervisors ---------------------------------------------------------------------------

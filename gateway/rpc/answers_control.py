@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from attrs import frozen
 
@@ -134,7 +135,7 @@ async def _audit(orders: Orders, seat: Seat, limit: int | None, **more: int | No
 
 def responders(orders: Orders) -> Mapping[type[Command], Responder]:
     """The commands, which give *orders*."""
-    table: Mapping[type[Command], Callable[..., Awaitable[Answer]]] = {
+    table: Mapping[type[Command], Responder] = {
         commands.AddTicket: _add,
         commands.RenewTicket: _renew,
         commands.RevokeTicket: _revoke,
@@ -146,11 +147,4 @@ def responders(orders: Orders) -> Mapping[type[Command], Responder]:
         commands.Reload: _reload,
         commands.Audit: _audit,
     }
-    return {command: _bound(act, orders) for command, act in table.items()}
-
-
-def _bound(act: Callable[..., Awaitable[Answer]], orders: Orders) -> Responder:
-    def respond(seat: Seat, /, **arguments: object) -> Awaitable[Answer]:
-        return act(orders, seat, **arguments)
-
-    return respond
+    return {command: partial(act, orders) for command, act in table.items()}

@@ -37,8 +37,8 @@ from gateway.rpc.target import Target
 from gateway.rpc.transports import Transports
 from gateway.wire.libvirt_words import STATES, word
 
-#: Seconds between two looks for what is old.
-_TIDY = 300.0
+#: Seconds between two looks for what is to be written, or is old.
+_TIDY = 5.0
 
 
 @frozen
@@ -131,7 +131,9 @@ class Rpc:
         )
         offspring = Offspring(base.registry, base.reactor, handles.end_ticket)
         offspring.watch()
-        planes = answers_planes.Planes(offspring, self.screenshots, self._images, lambda: consoles_url(self._config))
+        planes = answers_planes.Planes(
+            offspring, self.screenshots, self._images, lambda: consoles_url(self._config)
+        )
         orders = Orders(base.registry, base.sessions, hooks.drain, hooks.reload, hooks.audit)
         self.door.users = users([answers_planes.responders(planes)])
         self.door.operators = answers_control.responders(orders)

@@ -23,6 +23,7 @@ from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
+from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site, Sites
 from gateway.wire import libvirt_schema

@@ -42,8 +42,7 @@ class Page:
 
     def answer(self, command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         """The answer of *command*: of *rows*, one for each item, as many as one value can hold."""
-        kind = cast(AmpList, dict(command.response)[member.encode("ascii")])
-        number = kind.fit(rows)
+        number = fit(command, member, rows)
         last = number < len(self.items) or self.more
         return {member: rows[:number], "cursor": self.items[number - 1][self.key] if last and number else ""}
 
@@ -64,9 +63,7 @@ class Seat:
     handles: set[bytes] = field(factory=set, init=False)
     _lists: OrderedDict[Hashable, tuple[float, list[dict[str, Any]]]] = field(factory=OrderedDict, init=False)
 
-    def bound(
-        self, command: type[Command], responder: Responder
-    ) -> Responder:
+    def bound(self, command: type[Command], responder: Responder) -> Responder:
         """What answers *command* on this connection; what has a ``request_id`` can be cancelled by that."""
 
         async def answer(**arguments: Any) -> Answer:
@@ -164,6 +161,11 @@ class Seat:
             if len(self._lists) > _LISTS:
                 self._lists.popitem(last=False)
         return Page(items[start:end], key, more)
+
+
+def fit(command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many of *rows* the *member* of an answer can hold."""
+    return cast(AmpList, dict(command.response)[member.encode("ascii")]).fit(rows)
 
 
 def one_of(**given: Any) -> tuple[str, Any]:
