@@ -73,6 +73,7 @@ async def _open(
     except BaseException:
         await desk.handles.close(handle)
         raise
+    site.hub.start()
     generation = desk.handles.reopened(handle)
     return {"handle": text, "uri": found, "expires": _moment(handle.expires), "generation": generation}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -134,6 +135,9 @@ async def _subscribe(
         return opened.permits(_NEEDS.get(subject, "")) and (subject != "dom" or opened.sees(what))
 
     hub = opened.site.hub
+    with suppress(errors.TargetDown):
+        # Who begins at a moment that nobody knows would get everything once more.
+        await hub.settled()
     subscription = hub.subscribe(
         kinds, uuid, from_seq, allowed, lambda event: seat.events.deliver(seat, opened, sub, event)
     )

@@ -146,7 +146,7 @@ async def _graphics(planes: Planes, seat: Seat, dom: str, options: str | None) -
         urls=(url,),
         ops=_console_ops(asked, takeover=asked.get("takeover", bool, default=False)),
         uses=asked.uses,
-        secret=screen.passwd or None,
+        secret=screen.password or None,
         shared=asked.get("shared", bool, default=False),
         record=asked.get("record", bool, default=False),
     )
