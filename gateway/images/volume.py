@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
@@ -23,6 +23,7 @@ from gateway.images.target import Capabilities, Document, Held, Reading
 from gateway.wire.byte_range import Range
 from gateway.wire.hypervisor_url import VolumePlace
 from gateway.wire.nbd_extents import Extents
+from gateway.wire.volume_xml import VolumeInfo
 
 #: Bytes hashed by one call.
 _HASH = 1024 * 1024
@@ -31,25 +32,6 @@ _RESUME_TIME = 30.0
 _RESUME_WAIT = 2.0
 #: What passes by itself.
 _PASSING = (errors.UpstreamFailed, errors.UpstreamTimeout, errors.TargetDown, errors.Busy)
-
-
-@frozen
-class VolumeInfo:
-    """What a hypervisor says of a volume.
-
-    :ivar capacity: bytes that a machine sees.
-    :ivar size: bytes that can be read, which differ from those with formats that have a head.
-    :ivar format: such as ``raw`` or ``qcow2``; empty when it is not known.
-    """
-
-    capacity: int
-    size: int
-    format: str = ""
-
-    @property
-    def bound(self) -> int | None:
-        """Where what is written must end; None where only the ticket knows."""
-        return max(self.capacity, self.size) if self.format == "raw" else None
 
 
 class Upload(relay.Sink, Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import define
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IFileDescriptorReceiver, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IFileDescriptorReceiver, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -27,6 +27,7 @@ from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import (
     DESCRIPTORS,
     KEEPALIVE,
+    LARGEST,
     PING,
     PONG,
     Message,
@@ -34,6 +35,7 @@ from gateway.wire.libvirt_message import (
     ProtocolError,
     Status,
     Type,
+    pack_call,
     read_error,
 )
 from gateway.wire.libvirt_schema import PROCEDURES, Procedure, procedure
@@ -43,6 +45,9 @@ from gateway.wire.xdr import XdrError
 _CONFIRMED = b"\1"
 #: Seconds between signs of life, and how many may be missing. Source: virsh's default, -k 5 -K 6.
 INTERVAL, COUNT = 5.0, 6
+#: Seconds that a closed connection has for what was written to it.
+LINGER = 5.0
+_MOST = LARGEST - len(Message(0, 0, 0, 0, 0, 0).pack())
 _PONG = Message(KEEPALIVE, 1, PONG, Type.EVENT, 0, Status.OK).pack()
 _PING = Message(KEEPALIVE, 1, PING, Type.EVENT, 0, Status.OK).pack()
 
@@ -53,20 +58,26 @@ _OPEN = procedure("CONNECT_OPEN")
 _WATCH_CLOSE = procedure("CONNECT_REGISTER_CLOSE_CALLBACK")
 _CLOSED = procedure("CONNECT_EVENT_CONNECTION_CLOSED")
 _KEEPALIVE_FEATURE, _CLOSE_FEATURE = 10, 15
+_NO_LOGIN, _POLKIT = 0, 2
+# The numbers alone: to look a member up takes longer than to compare.
+_REPLIES = (int(Type.REPLY), int(Type.REPLY_WITH_FDS))
+_OF_STREAMS = (int(Type.STREAM), int(Type.HOLE))
+_EVENT = int(Type.EVENT)
+_NOT_SUPPORTED = 3
 
 
 @define(eq=False)
 class _Call:
     """A call on its way.
 
-    :ivar answer: None when nobody wants it any more.
-    :ivar result: what waits for descriptors.
+    :ivar answer: has been called already when nobody wants it any more.
+    :ivar descriptor: one is the answer.
     """
 
     procedure: Procedure
-    answer: Deferred[Any] | None
-    stream: Stream | None = None
-    descriptor: bool = False
+    answer: Deferred[Any]
+    stream: Stream | None
+    descriptor: bool
 
 
 def _ignore(*_: object) -> None:
@@ -96,10 +107,10 @@ class LibvirtConnection(Protocol):
         self._streams: dict[int, Stream] = {}
         self._serial = 0
         self._descriptors: deque[int] = deque()
-        self._wanting: deque[tuple[_Call, int]] = deque()
         self._unconfirmed = tls
         self._confirmation: Deferred[None] | None = None
         self._reason = ""
+        self._linger: IDelayedCall | None = None
         self._silent = 0
         self._beat = LoopingCall(self._look)
         self._beat.clock = clock
@@ -119,14 +130,16 @@ class LibvirtConnection(Protocol):
         :raises gateway.errors.UpstreamFailed: it does not want our certificate, or an authentication that we
             do not have.
         """
-        if self._unconfirmed and self.alive:
+        if self._unconfirmed:
+            if self._reason:
+                raise _unconfirmed()
             self._confirmation = Deferred()
             await self._confirmation
         types = (await self.call(_AUTH_LIST))["types"]
-        if 2 in types:
+        if _NO_LOGIN not in types:
+            if _POLKIT not in types:
+                raise errors.UpstreamFailed("The hypervisor wants another authentication", reason="auth")
             await self.call(_AUTH_POLKIT)
-        elif 0 not in types:
-            raise errors.UpstreamFailed("The hypervisor wants another authentication", reason="auth")
         if keepalive and (await self.call(_FEATURE, {"feature": _KEEPALIVE_FEATURE}))["supported"]:
             self._beat.start(INTERVAL, now=False)
         await self.call(_OPEN, {"name": name or None, "flags": int(readonly)})
@@ -134,7 +147,7 @@ class LibvirtConnection(Protocol):
             try:
                 await self.call(_WATCH_CLOSE)
             except LibvirtError as refusal:
-                if refusal.code != 3:  # this driver does not tell
+                if refusal.code != _NOT_SUPPORTED:
                     raise
 
     def call(self, procedure: Procedure, arguments: Mapping[str, object] = {}) -> Deferred[dict[str, Any]]:
@@ -144,6 +157,7 @@ class LibvirtConnection(Protocol):
 
         * :class:`LibvirtError`: the hypervisor refuses,
         * :class:`gateway.errors.BadArguments`: *arguments* are not what it takes,
+        * :class:`gateway.errors.TooLarge`: they are more than a message holds,
         * :class:`gateway.errors.Interrupted`: the connection is lost.
         """
         return self._call(procedure, arguments)
@@ -169,47 +183,44 @@ class LibvirtConnection(Protocol):
         stream: bool = False,
         descriptor: bool = False,
     ) -> Deferred[Any]:
+        if not self.alive:
+            return fail(errors.Interrupted(maybe_executed=False))
         try:
             payload = procedure.arguments.pack(arguments)
         except XdrError as failure:
             return fail(errors.BadArguments(failure.path, failure.text))
-        if not self.alive:
-            return fail(errors.Interrupted(maybe_executed=False))
-        serial = self._serial
-        while serial in self._calls or serial in self._streams:
+        if len(payload) > _MOST:
+            return fail(errors.TooLarge(limit=_MOST))
+        calls, serial = self._calls, self._serial
+        while serial in calls or serial in self._streams:
             serial = (serial + 1) & 0xFFFFFFFF
         self._serial = (serial + 1) & 0xFFFFFFFF
-        head = Message(procedure.program, 1, procedure.number, Type.CALL, serial, Status.OK, payload)
-        call = _Call(procedure, None, descriptor=descriptor)
-
-        def forget(_: object) -> None:
-            # The answer comes all the same, and must be known for what it is.
-            call.answer = None
-
-        answer = call.answer = Deferred(forget)
-        self._calls[serial] = call
+        program, number = procedure.program, procedure.number
+        opened = None
         if stream:
-            # Before the answer arrives, for data may follow in the same read.
-            call.stream = Stream(self, head._replace(payload=b""), writes=procedure.stream == "w")
-        self.outbox.send(head.pack())
+            head = Message(program, 1, number, Type.CALL, serial, Status.OK)
+            opened = Stream(self, head, writes=procedure.stream == "w")
+        answer: Deferred[Any] = Deferred()
+        calls[serial] = _Call(procedure, answer, opened, descriptor)
+        self.outbox.send(pack_call(program, number, serial, payload))
         return answer
 
     def close(self) -> None:
-        """Close the connection; what was written still goes out."""
-        if self.alive:
-            self.alive = False
-            self._reason = self._reason or "closed"
-            self.outbox.close()
+        """Close the connection; what was written still goes out, when the other side takes it."""
+        if not self._reason:
+            self._reason, self.alive = "closed", False
             transport: Any = self.transport
+            self._linger = self._clock.callLater(LINGER, transport.abortConnection)
+            self.outbox.close()
             transport.resumeProducing()
             transport.loseConnection()
 
     def abort(self, reason: str) -> None:
         """Cut the connection."""
-        self._reason = self._reason or reason
-        if self.transport is not None:
-            self.alive = False
-            self.transport.abortConnection()  # type: ignore[attr-defined]
+        self._reason, self.alive = self._reason or reason, False
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
 
     # -- of the streams --------------------------------------------------------------------
 
@@ -230,51 +241,58 @@ class LibvirtConnection(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self.outbox = Outbox(transport, self._clock, single=self._tls)
-        self.alive = True
+        self.alive = not self._tls and not self._reason
+        if self._reason:
+            transport.abortConnection()
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
-        """Keep a descriptor until its message is there, or the other way round."""
-        if len(self._descriptors) >= DESCRIPTORS:
-            os.close(descriptor)
-            self.abort("malformed")
-            return
+        """Keep a descriptor until its message is whole."""
         self._descriptors.append(descriptor)
-        self._hand_over()
+        if len(self._descriptors) > DESCRIPTORS:
+            self._nonsense("too many descriptors")
 
     def dataReceived(self, data: bytes) -> None:
         self._silent = 0
+        if self._reason:
+            return
         if self._unconfirmed:
             if not data.startswith(_CONFIRMED):
                 self.abort("tls")
                 return
             data = data[1:]
-            self._unconfirmed = False
+            self._unconfirmed, self.alive = False, True
             confirmation, self._confirmation = self._confirmation, None
             if confirmation is not None:
                 confirmation.callback(None)
         try:
             for message in self._reader.feed(data):
                 self._message(message)
-                if self._reason:
+                if not self.alive:
                     return
         except (ProtocolError, XdrError) as failure:
-            self.log.warn("a hypervisor spoke nonsense: {problem}", problem=str(failure))
-            self.abort("malformed")
+            self._nonsense(str(failure))
+        else:
+            if self._descriptors and not self._reader.held:
+                self._nonsense("descriptors of no message")
+
+    def _nonsense(self, problem: str) -> None:
+        self.log.warn("a hypervisor spoke nonsense: {problem}", problem=problem)
+        self.abort("malformed")
 
     def _message(self, message: Message) -> None:
-        if message.type in (Type.REPLY, Type.REPLY_WITH_FDS):
+        kind = message.type
+        if kind in _REPLIES:
             self._reply(message)
-        elif message.type in (Type.STREAM, Type.HOLE):
+        elif kind in _OF_STREAMS:
             stream = self._streams.get(message.serial)
             if stream is not None:  # else it was given up, and did not know yet
                 stream.message(message)
-        elif message.type != Type.EVENT:
-            raise ProtocolError(f"a message of type {message.type} from a server")
-        elif message.program == KEEPALIVE:
-            if message.procedure == PING:
-                self.outbox.send(_PONG)
-        else:
+        elif kind != _EVENT:
+            raise ProtocolError(f"a message of type {kind} from a server")
+        elif message.program != KEEPALIVE:
             self._told(message)
+        elif message.procedure == PING:
+            self.outbox.send(_PONG)
 
     def _told(self, message: Message) -> None:
         known = PROCEDURES.get((message.program, message.procedure))
@@ -288,43 +306,33 @@ class LibvirtConnection(Protocol):
             self.event(known, values)
 
     def _reply(self, message: Message) -> None:
-        call = self._calls.get(message.serial)
-        if call is None or call.procedure.number != message.procedure:
+        program, _, number, _, serial, status, payload, count = message
+        call = self._calls.get(serial)
+        if call is None or call.procedure.number != number or call.procedure.program != program:
             raise ProtocolError("an answer to no call")
-        if message.status == Status.ERROR:
-            failure = read_error(message.payload)
-            del self._calls[message.serial]
-            if call.answer is not None:
-                call.answer.errback(Failure(failure))
-            return
-        result: Any = call.procedure.results.unpack(message.payload)
-        del self._calls[message.serial]
-        if call.stream is not None:
-            if call.answer is None:
-                call.stream.abort()
-                return
-            self._streams[message.serial] = call.stream
-            result = (result, call.stream)
-        if call.descriptor or message.descriptors:
-            self._wanting.append((call, message.descriptors))
-            self._hand_over()
-        elif call.answer is not None:
-            call.answer.callback(result)
-
-    def _hand_over(self) -> None:
-        """Give the descriptors that are there to the answers that want them, in order."""
-        while self._wanting and len(self._descriptors) >= self._wanting[0][1]:
-            call, count = self._wanting.popleft()
-            got = [self._descriptors.popleft() for _ in range(count)]
-            wanted = call.answer is not None and call.descriptor and bool(got)
-            for extra in got[1:] if wanted else got:
-                os.close(extra)
-            if call.answer is None:
-                continue
-            if wanted or not call.descriptor:
-                call.answer.callback(got[0] if wanted else {})
-            else:
-                call.answer.errback(Failure(errors.UpstreamFailed(reason="malformed")))
+        if count > len(self._descriptors):
+            raise ProtocolError("an answer without its descriptors")
+        refusal: errors.GatewayError | None = read_error(payload) if status else None
+        result: Any = None if refusal else call.procedure.results.unpack(payload)
+        del self._calls[serial]
+        answer, stream = call.answer, call.stream
+        wanted = not answer.called
+        if call.descriptor and refusal is None:
+            if not count:
+                refusal = errors.UpstreamFailed(reason="malformed")
+            elif wanted:
+                result, count = self._descriptors.popleft(), count - 1
+        for _ in range(count):
+            os.close(self._descriptors.popleft())
+        if stream is not None and refusal is None:
+            self._streams[serial] = stream
+            result = (result, stream)
+            if not wanted:
+                stream.abort()
+        if wanted and refusal is None:
+            answer.callback(result)
+        elif wanted:
+            answer.errback(Failure(refusal))
 
     def _look(self) -> None:
         """Ask whether the hypervisor is there, when it has not said anything for a while."""
@@ -335,24 +343,27 @@ class LibvirtConnection(Protocol):
             self.outbox.send(_PING)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        word = self._reason = self._reason or ("closed" if reason.check(error.ConnectionDone) else "lost")
         self.alive = False
-        word = self._reason or ("closed" if reason.check(error.ConnectionDone) else "lost")
         if self._beat.running:
             self._beat.stop()
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors.clear()
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
         confirmation, self._confirmation = self._confirmation, None
         if confirmation is not None:
-            text = "The hypervisor did not accept our certificate"
-            confirmation.errback(Failure(errors.UpstreamFailed(text, reason="tls")))
-        calls = [*self._calls.values(), *(call for call, _ in self._wanting)]
-        self._calls.clear()
-        self._wanting.clear()
-        for stream in list(self._streams.values()):
+            confirmation.errback(Failure(_unconfirmed()))
+        for stream in [*self._streams.values()]:
             stream.broken(errors.Interrupted(maybe_executed=stream.writes), word)
+        calls = [*self._calls.values()]
+        self._calls.clear()
         for call in calls:
-            if call.answer is not None:
+            if not call.answer.called:
                 done = errors.Interrupted(maybe_executed=call.procedure.writes == "W")
                 call.answer.errback(Failure(done))
         self.lost(word)
+
+
+def _unconfirmed() -> errors.UpstreamFailed:
+    return errors.UpstreamFailed("The hypervisor did not accept our certificate", reason="tls")

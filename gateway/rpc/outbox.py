@@ -7,10 +7,15 @@ Source: observed on libvirtd 9.0 with GnuTLS.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
+
+from gateway.core import fasttls
+from gateway.core.pump import able
 
 
 @implementer(IPushProducer)
@@ -19,44 +24,48 @@ class Outbox:
 
     :param single: write no two of them in one turn of the reactor, for what TLS gets in a turn may become one
         record.
+    :ivar send: write one message.
     """
 
     def __init__(self, transport: Any, clock: IReactorTime, *, single: bool) -> None:
         self._transport = transport
         self._clock = clock
+        # Fast TLS makes records of each write by itself.
+        single = single and not isinstance(transport, fasttls.FastTLS)
         self._single = single
         self._waiting: deque[bytes] = deque()
-        self._said = False
+        self._resting = False
         self._full = False
-        self._producer: IPushProducer | None = None
         self._held = False
+        self._producer: IPushProducer | None = None
+        self.send: Callable[[bytes], object] = transport.write
         if single:
+            self.send = self._queue
             transport.registerProducer(self, True)
+        elif able(transport) and not isinstance(transport, fasttls.FastTLS):
+            # To the socket at once, as fast TLS does by itself.
+            self.send = partial(fasttls.send, transport)
 
-    def send(self, data: bytes) -> None:
-        """Write one message."""
-        if not self._single:
-            self._transport.write(data)
-            return
+    def _queue(self, data: bytes) -> None:
         self._waiting.append(data)
         self._next()
         self._tell()
 
     def _next(self) -> None:
-        if self._said or self._full or not self._waiting:
-            return
-        self._said = True
-        self._clock.callLater(0, self._turn)
-        self._transport.write(self._waiting.popleft())
+        if self._waiting and not self._resting and not self._full:
+            self._resting = True
+            self._transport.write(self._waiting.popleft())
+            # Twisted's TLS keeps what it got until the next turn, and who comes first in that is not said.
+            self._clock.callLater(0, self._clock.callLater, 0, self._rested)
 
-    def _turn(self) -> None:
-        self._said = False
+    def _rested(self) -> None:
+        self._resting = False
         self._next()
         self._tell()
 
     def _tell(self) -> None:
         """Let the producer of what we write know whether there is room."""
-        held = bool(self._waiting) or self._full
+        held = self._full or bool(self._waiting)
         if self._producer is not None and held != self._held:
             self._held = held
             if held:
@@ -65,10 +74,9 @@ class Outbox:
                 self._producer.resumeProducing()
 
     def close(self) -> None:
-        """Nothing more is written; what waits goes out first."""
+        """Nothing more is written; what still waits for its turn is dropped."""
+        self._waiting.clear()
         if self._single:
-            while self._waiting:
-                self._transport.write(self._waiting.popleft())
             self._transport.unregisterProducer()
 
     # -- of the transport's producer -------------------------------------------------------
@@ -84,21 +92,29 @@ class Outbox:
 
     def stopProducing(self) -> None:
         self._full = True
+        # Whose connection this is hears so next.
         self._waiting.clear()
 
     # -- of whoever writes much ------------------------------------------------------------
 
     def registerProducer(self, producer: IPushProducer) -> None:
-        """*producer* is paused while what it wrote cannot be sent."""
-        if self._single:
-            self._producer, self._held = producer, False
-            self._tell()
-        else:
-            self._transport.registerProducer(producer, True)
+        """*producer* is paused while what it wrote cannot be sent, and stopped when that is in vain."""
+        self._producer, self._held = producer, False
+        if not self._single:
+            self._full = False
+            self._transport.registerProducer(self, True)
+        self._tell()
 
     def unregisterProducer(self) -> None:
         """It writes nothing more."""
-        if self._single:
+        if self._producer is not None:
             self._producer = None
-        else:
-            self._transport.unregisterProducer()
+            if not self._single:
+                self._transport.unregisterProducer()
+
+    def release(self) -> None:
+        """Stop whoever writes much: nobody wants it."""
+        producer = self._producer
+        self.unregisterProducer()
+        if producer is not None:
+            producer.stopProducing()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from gateway import errors
 from gateway.wire.libvirt_message import CHUNK, Message, Status, Type, read_error
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 Sink = Callable[[bytes], object]
 
 
+@implementer(IPushProducer)
 class Stream:
     """Both directions of one stream; a source and a sink of :mod:`gateway.core.relay`.
 
     :param head: the first message of the call that opened it, whose numbers all others repeat.
+    :ivar writes: what is lost with it may have been written.
     :ivar hole: told the length of each hole, where the stream was opened to have some.
     :ivar over: why there is nothing more, or empty.
     """
@@ -39,10 +42,10 @@ class Stream:
         self.writes = writes
         self._sink: Sink | None = None
         self._held: list[bytes] = []
-        self._delivered: Deferred[None] | None = None
-        self._stored: Deferred[None] | None = None
-        self._failure: errors.GatewayError | None = None
+        self._paused = False
         self._finished = False
+        self._waiting: list[Deferred[None]] = []
+        self._failure: errors.GatewayError | None = None
         self._watchers: list[Callable[[str], object]] = []
         self.hole: Callable[[int], object] | None = None
         self.over = ""
@@ -50,29 +53,30 @@ class Stream:
     # -- in --------------------------------------------------------------------------------
 
     def deliver(self, sink: Sink) -> Deferred[None]:
-        """Hand all that arrives to *sink*; fire at the end of the data.
+        """Hand all that arrives to *sink*; fire when the other side has confirmed the end of it.
 
         The Deferred fails with a :class:`~gateway.errors.GatewayError` when the stream breaks off.
         """
-        if self._failure is not None:
-            return fail(self._failure)
-        self._sink = sink
-        held, self._held = self._held, []
-        for data in held:
-            sink(data)
-        if self.over:
-            return succeed(None)
-        self._delivered = Deferred(lambda _: self.abort())
-        self.resumeProducing()
-        return self._delivered
+        if self._failure is None:
+            self._sink, self._paused = sink, False
+            held, self._held = self._held, []
+            for data in held:
+                sink(data)
+            if not self._paused:
+                self.resumeProducing()
+        return self._end()
 
     def tap(self) -> None:
         """There is no shorter way for these bytes; see :mod:`gateway.core.pump`."""
 
     def pauseProducing(self) -> None:
-        self._connection.read(False)
+        self._paused = True
+        # The confirmation of the end is read in any case.
+        if not self.over and not self._finished:
+            self._connection.read(False)
 
     def resumeProducing(self) -> None:
+        self._paused = False
         if not self.over:
             self._connection.read(True)
 
@@ -83,9 +87,9 @@ class Stream:
 
     def write(self, data: bytes | memoryview) -> None:
         """Send *data*; nothing happens when the stream is over."""
-        if self.over or self._finished:
-            return
         for at in range(0, len(data), CHUNK):
+            if self.over or self._finished:
+                return
             self._send(Type.STREAM, Status.CONTINUE, bytes(data[at : at + CHUNK]))
 
     def skip(self, length: int) -> None:
@@ -94,6 +98,7 @@ class Stream:
             self._send(Type.HOLE, Status.CONTINUE, record("{hole}").pack({"length": length, "flags": 0}))
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """*producer* is paused and resumed, and stopped when the stream ends before it does."""
         if not streaming:
             raise ValueError("only push producers are served")
         if self.over:
@@ -102,21 +107,15 @@ class Stream:
             self._connection.outbox.registerProducer(producer)
 
     def unregisterProducer(self) -> None:
-        if not self.over:
-            self._connection.outbox.unregisterProducer()
+        self._connection.outbox.unregisterProducer()
 
     def finish(self) -> Deferred[None]:
         """Say that this was all; fire when the hypervisor has confirmed that it is stored.
 
         It fails with a :class:`~gateway.errors.GatewayError` otherwise.
         """
-        if self._failure is not None:
-            return fail(self._failure)
-        if self.over:
-            return succeed(None)
-        self._stored = Deferred(lambda _: self.abort())
-        self._end()
-        return self._stored
+        self._finish()
+        return self._end()
 
     def abort(self) -> None:
         """Give it up; the other side hears so."""
@@ -145,26 +144,22 @@ class Stream:
         """
         if self.over:
             return
-        if message.type == Type.HOLE:
+        if message.status == Status.ERROR:
+            self.broken(read_error(message.payload), "refused")
+        elif message.status == Status.OK:
+            self._ended("finished")
+        elif message.type == Type.HOLE:
             length = record("{hole}").unpack(message.payload)["length"]
             if self.hole is None or length < 0:
                 raise XdrError("a hole that nobody asked for")
             self.hole(length)
-        elif message.status == Status.ERROR:
-            self.broken(read_error(message.payload), "refused")
-        elif message.status == Status.OK:
-            self._ended("finished")
-        elif message.payload:
-            self._data(message.payload)
-        elif not self._finished:
+        elif not message.payload:
             # The end of the data; the stream is over when both have said so.
-            self._end()
-
-    def _data(self, data: bytes) -> None:
-        if self._sink is not None:
-            self._sink(data)
+            self._finish()
+        elif self._sink is not None:
+            self._sink(message.payload)
         elif not self._finished:
-            self._held.append(data)
+            self._held.append(message.payload)
             self.pauseProducing()
 
     def broken(self, failure: errors.GatewayError, reason: str) -> None:
@@ -173,25 +168,33 @@ class Stream:
             self._failure = failure
             self._ended(reason)
 
-    def _end(self) -> None:
-        if not self._finished:
+    def _finish(self) -> None:
+        if not self.over and not self._finished:
             self._finished = True
             self._send(Type.STREAM, Status.OK, b"")
             self._connection.read(True)
 
+    def _end(self) -> Deferred[None]:
+        """What fires when the stream is over; to cancel it is to give the stream up."""
+        if not self.over:
+            self._waiting.append(Deferred(lambda _: self.abort()))
+            return self._waiting[-1]
+        return succeed(None) if self._failure is None else fail(self._failure)
+
     def _ended(self, reason: str) -> None:
         self.over = reason
         self._connection.forget(self._head)
-        waiting, self._delivered, self._stored = (self._delivered, self._stored), None, None
+        waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            if deferred is not None and not deferred.called:
-                if self._failure is None:
-                    deferred.callback(None)
-                else:
-                    deferred.errback(Failure(self._failure))
+            if self._failure is None:
+                deferred.callback(None)
+            else:
+                deferred.errback(Failure(self._failure))
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher(reason)
+        # By now they had their chance to let go of it in their own way.
+        self._connection.outbox.release()
 
     def _send(self, kind: int, status: int, payload: bytes) -> None:
         head = self._head

@@ -5,7 +5,7 @@ Source: libvirt 9.0.0, virnetprotocol.x and virnetmessage.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from enum import IntEnum
 from struct import Struct as Layout
 from typing import NamedTuple
@@ -23,7 +23,7 @@ CHUNK = 262_120
 #: Descriptors that one message may bring. Source: VIR_NET_MESSAGE_NUM_FDS_MAX.
 DESCRIPTORS = 32
 
-_HEAD = Layout(">IIIIIII")
+_HEAD = Layout(">7I")
 _LENGTH = Layout(">I")
 
 
@@ -45,6 +45,10 @@ class Status(IntEnum):
     OK = 0
     ERROR = 1
     CONTINUE = 2
+
+
+_WITH_FDS = (int(Type.CALL_WITH_FDS), int(Type.REPLY_WITH_FDS))
+_LAST_TYPE, _LAST_STATUS = int(Type.HOLE), int(Status.CONTINUE)
 
 
 class ProtocolError(ValueError):
@@ -69,9 +73,15 @@ class Message(NamedTuple):
 
     def pack(self) -> bytes:
         """The bytes of this message, those of its descriptors left out."""
-        fds = self.type in (Type.CALL_WITH_FDS, Type.REPLY_WITH_FDS)
-        payload = _LENGTH.pack(self.descriptors) + self.payload if fds else self.payload
+        payload = self.payload
+        if self.type in _WITH_FDS:
+            payload = _LENGTH.pack(self.descriptors) + payload
         return _HEAD.pack(_HEAD.size + len(payload), *self[:6]) + payload
+
+
+def pack_call(program: int, procedure: int, serial: int, payload: bytes) -> bytes:
+    """The bytes of a call, as of :meth:`Message.pack`, which takes longer."""
+    return _HEAD.pack(_HEAD.size + len(payload), program, 1, procedure, 0, serial, 0) + payload
 
 
 class MessageReader:
@@ -83,46 +93,56 @@ class MessageReader:
     def __init__(self, limit: int = LARGEST) -> None:
         self.limit = limit
         self._buffer = bytearray()
-        self._skip = 0
+        self._wanted = 0
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take *data* in; yield the messages that are whole.
 
+        One with descriptors is whole when the byte of each has arrived, and so has the descriptor then.
+
         :raises ProtocolError: nothing after this makes sense.
         """
         buffer = self._buffer
+        if not buffer:
+            at = yield from self._messages(data)
+            buffer += memoryview(data)[at:]
+            return
         buffer += data
+        if len(buffer) >= self._wanted:
+            at = yield from self._messages(buffer)
+            del buffer[:at]
+
+    def _messages(self, data: bytes | bytearray) -> Generator[Message, None, int]:
+        """Yield what is whole in *data*; return where the rest begins."""
+        at, size = 0, len(data)
         while True:
-            if self._skip:
-                # One byte for each descriptor, which the length does not count.
-                skipped = min(self._skip, len(buffer))
-                del buffer[:skipped]
-                self._skip -= skipped
-            if len(buffer) < 4:
-                return
-            (length,) = _LENGTH.unpack_from(buffer)
+            self._wanted = _LENGTH.size
+            if size - at < self._wanted:
+                return at
+            (length,) = _LENGTH.unpack_from(data, at)
             if not _HEAD.size <= length <= self.limit:
                 raise ProtocolError(f"a message of {length} bytes")
-            if len(buffer) < length:
-                return
-            head = _HEAD.unpack_from(buffer)
-            payload = bytes(memoryview(buffer)[_HEAD.size : length])
-            del buffer[:length]
-            yield self._message(head, payload)
-
-    def _message(self, head: tuple[int, ...], payload: bytes) -> Message:
-        _, program, version, procedure, kind, serial, status = head
-        if kind > Type.HOLE or status > Status.CONTINUE:
-            raise ProtocolError(f"a message of type {kind} and status {status}")
-        if kind not in (Type.CALL_WITH_FDS, Type.REPLY_WITH_FDS):
-            return Message(program, version, procedure, kind, serial, status, payload)
-        if len(payload) < 4:
-            raise ProtocolError("a message without its number of descriptors")
-        (count,) = _LENGTH.unpack_from(payload)
-        if count > DESCRIPTORS:
-            raise ProtocolError(f"a message with {count} descriptors")
-        self._skip = count
-        return Message(program, version, procedure, kind, serial, status, payload[4:], count)
+            self._wanted = length
+            if size - at < length:
+                return at
+            _, program, version, procedure, kind, serial, status = _HEAD.unpack_from(data, at)
+            if kind > _LAST_TYPE or status > _LAST_STATUS:
+                raise ProtocolError(f"a message of type {kind} and status {status}")
+            begin, end, count = at + _HEAD.size, at + length, 0
+            if kind in _WITH_FDS:
+                if length < _HEAD.size + _LENGTH.size:
+                    raise ProtocolError("a message without its number of descriptors")
+                (count,) = _LENGTH.unpack_from(data, begin)
+                if count > DESCRIPTORS:
+                    raise ProtocolError(f"a message with {count} descriptors")
+                begin += _LENGTH.size
+                # One byte for each, which the length does not count.
+                self._wanted = length + count
+                if size - at < self._wanted:
+                    return at
+            payload = bytes(memoryview(data)[begin:end])
+            at = end + count
+            yield Message(program, version, procedure, kind, serial, status, payload, count)
 
     @property
     def held(self) -> int:

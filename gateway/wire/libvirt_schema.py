@@ -52,16 +52,16 @@ _RECORDS = {
     "{hole}": "length:i64, flags:u32",
 }
 _SIMPLE: dict[str, Codec] = {
-    "i32": xdr.Scalar(">i"),
-    "u32": xdr.Scalar(">I"),
-    "i64": xdr.Scalar(">q"),
-    "u64": xdr.Scalar(">Q"),
-    "char": xdr.Scalar(">i", -128, 127),
-    "uchar": xdr.Scalar(">I", 0, 255),
-    "ushort": xdr.Scalar(">I", 0, 65535),
-    "AuthType": xdr.Scalar(">i"),
+    "i32": xdr.Fixed("i"),
+    "u32": xdr.Fixed("I"),
+    "i64": xdr.Fixed("q"),
+    "u64": xdr.Fixed("Q"),
+    "char": xdr.between("i", -128, 127),
+    "uchar": xdr.between("I", 0, 255),
+    "ushort": xdr.between("I", 0, 65535),
+    "AuthType": xdr.Fixed("i"),
     "str": xdr.Text(),
-    "uuid": xdr.Uuid(),
+    "uuid": xdr.UUID,
     "TP": xdr.Parameter(),
 }
 _TYPE = re.compile(r"(?P<base>[A-Za-z0-9]+|\{\w+\})(?:(?P<maybe>\?)|<=(?P<most>\d+)|\[(?P<exact>\d+)\])?")
@@ -73,6 +73,7 @@ def record(name: str) -> Struct:
     return _struct(_RECORDS[name])
 
 
+@cache
 def _codec(text: str) -> Codec:
     parts = _TYPE.fullmatch(text)
     if parts is None:
@@ -85,7 +86,7 @@ def _codec(text: str) -> Codec:
     inner = _SIMPLE.get(base) or record(base)
     if most:
         return xdr.Array(inner, int(most))
-    return xdr.Optional(inner) if parts["maybe"] else inner
+    return xdr.Maybe(inner) if parts["maybe"] else inner
 
 
 def _struct(text: str) -> Struct:

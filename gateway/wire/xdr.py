@@ -2,8 +2,8 @@
 
 A codec writes a value to the end of a buffer and reads one from a place in one. Reading is strict: lengths
 within their bounds, padding of zeroes, unions of 0 or 1, no NUL in a text, so that nobody behind us reads
-something else. Source: RFC 4506; libvirt's ``char``, ``unsigned char`` and ``short`` take four bytes each
-(xdr_char and its like).
+something else. Neighbours of fixed size are read and written at once, for most values are of that kind.
+Source: RFC 4506; ``char``, ``unsigned char`` and ``short`` take four bytes each (xdr_char and its like).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import groupby
 from struct import Struct as Layout
 from struct import error as struct_error
 from typing import Any, Protocol
@@ -20,13 +22,17 @@ from typing import Any, Protocol
 STRING = 4_194_304
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _LENGTH = Layout(">I")
+_pack_length = _LENGTH.pack
+_length_at = _LENGTH.unpack_from
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+#: What :mod:`struct` raises for a value that does not fit, and caches for one that they cannot keep.
+_UNFIT = (struct_error, OverflowError, TypeError)
 
 
 class XdrError(ValueError):
     """A value that has no such bytes, or bytes that are no such value.
 
-    :ivar path: which one, such as ``params.3.value``; empty for the whole.
+    :ivar path: which value, such as ``params.3.value``; empty for the whole, and for bytes.
     """
 
     def __init__(self, text: str, path: str = "") -> None:
@@ -55,59 +61,115 @@ class Codec(Protocol):
         """
 
 
-def _length(data: bytes, at: int, most: int) -> tuple[int, int]:
-    (length,) = _LENGTH.unpack_from(data, at)
-    if length > most:
-        raise XdrError(f"{length} is more than the {most} that there may be")
-    return length, at + 4
+def _more(length: int, most: int) -> XdrError:
+    return XdrError(f"{length} is more than the {most} that there may be")
 
 
-def _part(data: bytes, at: int, length: int) -> tuple[bytes, int]:
-    """*length* bytes and their padding."""
+def _count(data: bytes, at: int, most: int) -> tuple[int, int]:
+    (count,) = _length_at(data, at)
+    if count > most:
+        raise _more(count, most)
+    return count, at + 4
+
+
+def _part(data: bytes, at: int, most: int) -> tuple[bytes, int]:
+    """Bytes with their length before them, and their padding after them."""
+    (length,) = _length_at(data, at)
+    at += 4
     end = at + length
-    padding = _PADDING[length & 3]
-    after = end + len(padding)
+    after = (end + 3) & ~3
+    if length > most:
+        raise _more(length, most)
     if after > len(data):
         raise XdrError("it is cut short")
-    if padding and data[end:after] != padding:
+    if after != end and data[end:after] != _PADDING[length & 3]:
         raise XdrError("the padding is not zero")
     return data[at:end], after
 
 
-class Scalar:
-    """A number of fixed size.
+def _put(data: bytes, most: int, out: bytearray) -> None:
+    """The reverse of :func:`_part`."""
+    length = len(data)
+    if length > most:
+        raise _more(length, most)
+    out += _pack_length(length)
+    out += data
+    if length & 3:
+        out += _PADDING[length & 3]
 
-    :param layout: as :mod:`struct` has it.
-    :param low: the least value; *high* the greatest. Without them what *layout* holds.
+
+def octets(value: Any) -> bytes:
+    """*value* as bytes; a text is base64.
+
+    :raises XdrError:
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    try:
+        return b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise XdrError("base64 is expected") from None
+
+
+@lru_cache(16384)
+def _uuid_text(data: bytes) -> str:
+    text = data.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+@lru_cache(16384)
+def _uuid_bytes(text: str) -> bytes:
+    if not isinstance(text, str) or _UUID.fullmatch(text) is None:
+        raise XdrError("a uuid of 36 characters is expected")
+    return bytes.fromhex(text.replace("-", ""))
+
+
+class Fixed:
+    """A value of fixed size.
+
+    :param letter: of its layout, as :mod:`struct` has them.
+    :param load: makes a value of what is read; *dump* the reverse. Both may raise XdrError.
     """
 
-    def __init__(self, layout: str, low: int | None = None, high: int | None = None) -> None:
-        self._layout = Layout(layout)
-        self._low = low
-        self._high = high
+    def __init__(
+        self,
+        letter: str,
+        load: Callable[[Any], Any] | None = None,
+        dump: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.letter = letter
+        self.layout = Layout(">" + letter)
+        self.load = load
+        self.dump = dump
 
     def encode(self, value: Any, out: bytearray) -> None:
         try:
-            out += self._layout.pack(value)
-        except struct_error:
-            raise XdrError("a number of this size is expected") from None
-        self._check(value)
+            out += self.layout.pack(self.dump(value) if self.dump else value)
+        except _UNFIT:
+            raise XdrError("a value of this type and size is expected") from None
 
     def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        (value,) = self._layout.unpack_from(data, at)
-        self._check(value)
-        return value, at + self._layout.size
+        (value,) = self.layout.unpack_from(data, at)
+        return (self.load(value) if self.load else value), at + self.layout.size
 
-    def _check(self, value: Any) -> None:
-        if self._low is not None and self._high is not None and not self._low <= value <= self._high:
-            raise XdrError(f"{self._low} to {self._high} is expected")
+
+def between(layout: str, low: int, high: int) -> Fixed:
+    """A number that *layout* has more room for than it may have."""
+
+    def check(value: Any) -> Any:
+        if low <= value <= high:
+            return value
+        raise XdrError(f"{low} to {high} is expected")
+
+    return Fixed(layout, check, check)
+
+
+#: Sixteen bytes, and the text with hyphens that people know them by.
+UUID = Fixed("16s", _uuid_text, _uuid_bytes)
 
 
 class Text:
     """UTF-8; bytes that are none survive as lone surrogates."""
-
-    def __init__(self, most: int = STRING) -> None:
-        self._most = most
 
     def encode(self, value: Any, out: bytearray) -> None:
         if not isinstance(value, str):
@@ -116,20 +178,15 @@ class Text:
             data = value.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             raise XdrError("a text of Unicode characters is expected") from None
-        if len(data) > self._most:
-            raise XdrError(f"{len(data)} bytes are more than the {self._most} that there may be")
         if 0 in data:
             raise XdrError("a text holds no NUL")
-        out += _LENGTH.pack(len(data))
-        out += data
-        out += _PADDING[len(data) & 3]
+        _put(data, STRING, out)
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        length, at = _length(data, at, self._most)
-        part, at = _part(data, at, length)
+    def decode(self, data: bytes, at: int) -> tuple[str, int]:
+        part, at = _part(data, at, STRING)
         if 0 in part:
             raise XdrError("a text holds no NUL")
-        return str(part, "utf-8", "surrogateescape"), at
+        return part.decode("utf-8", "surrogateescape"), at
 
 
 class Opaque:
@@ -139,31 +196,10 @@ class Opaque:
         self._most = most
 
     def encode(self, value: Any, out: bytearray) -> None:
-        data = octets(value)
-        if len(data) > self._most:
-            raise XdrError(f"{len(data)} bytes are more than the {self._most} that there may be")
-        out += _LENGTH.pack(len(data))
-        out += data
-        out += _PADDING[len(data) & 3]
+        _put(octets(value), self._most, out)
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        length, at = _length(data, at, self._most)
-        return _part(data, at, length)
-
-
-class Uuid:
-    """Sixteen bytes, and the text with hyphens that people know them by."""
-
-    def encode(self, value: Any, out: bytearray) -> None:
-        if not isinstance(value, str) or _UUID.fullmatch(value) is None:
-            raise XdrError("a uuid of 36 characters is expected")
-        out += bytes.fromhex(value.replace("-", ""))
-
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        text = data[at : at + 16].hex()
-        if len(text) != 32:
-            raise XdrError("it is cut short")
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}", at + 16
+    def decode(self, data: bytes, at: int) -> tuple[bytes, int]:
+        return _part(data, at, self._most)
 
 
 class Characters:
@@ -181,37 +217,37 @@ class Characters:
         if len(data) > self._most or (self._fixed and len(data) != self._most):
             raise XdrError(f"{self._most} bytes are expected, not {len(data)}")
         if not self._fixed:
-            out += _LENGTH.pack(len(data))
+            out += _pack_length(len(data))
         wide = bytearray(4 * len(data))
         wide[3::4] = data
         if not data.isascii():
-            for place in (0, 1, 2):  # characters are signed
-                wide[place::4] = bytes(255 if octet > 127 else 0 for octet in data)
+            # Characters are signed.
+            wide[0::4] = wide[1::4] = wide[2::4] = bytes(255 if octet > 127 else 0 for octet in data)
         out += wide
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
+    def decode(self, data: bytes, at: int) -> tuple[bytes, int]:
         length = self._most
         if not self._fixed:
-            length, at = _length(data, at, self._most)
+            length, at = _count(data, at, self._most)
         end = at + 4 * length
         if end > len(data):
             raise XdrError("it is cut short")
         return data[at + 3 : end : 4], end
 
 
-class Optional:
+class Maybe:
     """A value or none."""
 
     def __init__(self, inner: Codec) -> None:
         self._inner = inner
 
     def encode(self, value: Any, out: bytearray) -> None:
-        out += _LENGTH.pack(value is not None)
+        out += _pack_length(value is not None)
         if value is not None:
             self._inner.encode(value, out)
 
     def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        there, at = _length(data, at, 1)
+        there, at = _count(data, at, 1)
         return self._inner.decode(data, at) if there else (None, at)
 
 
@@ -226,21 +262,58 @@ class Array:
         if not isinstance(value, list | tuple):
             raise XdrError("a list is expected")
         if len(value) > self._most:
-            raise XdrError(f"{len(value)} are more than the {self._most} that there may be")
-        out += _LENGTH.pack(len(value))
+            raise _more(len(value), self._most)
+        out += _pack_length(len(value))
+        encode = self._inner.encode
         for index, item in enumerate(value):
             try:
-                self._inner.encode(item, out)
+                encode(item, out)
             except XdrError as error:
                 raise error.within(index) from None
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        count, at = _length(data, at, self._most)
+    def decode(self, data: bytes, at: int) -> tuple[list[Any], int]:
+        count, at = _count(data, at, self._most)
         decode, items = self._inner.decode, []
         for _ in range(count):
             item, at = decode(data, at)
             items.append(item)
         return items, at
+
+
+class _Step:
+    """Members of a struct that are read and written together.
+
+    :ivar layout: of several of fixed size, or None for one of another kind.
+    """
+
+    def __init__(self, members: Mapping[str, Codec]) -> None:
+        self._members = members
+        self.name, self.codec = next(iter(members.items()))
+        fixed = {name: codec for name, codec in members.items() if isinstance(codec, Fixed)}
+        self.layout = Layout(">" + "".join(codec.letter for codec in fixed.values())) if fixed else None
+        self._dumps = [(name, codec.dump) for name, codec in fixed.items()]
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        if self.layout is None:
+            _member(self.name, self.codec, value, out)
+            return
+        try:
+            out += self.layout.pack(
+                *[dump(value[name]) if dump else value[name] for name, dump in self._dumps]
+            )
+        except (*_UNFIT, KeyError, XdrError):
+            # One by one, to tell which it is.
+            for name, codec in self._members.items():
+                _member(name, codec, value, out)
+
+
+def _member(name: str, codec: Codec, struct: Any, out: bytearray) -> None:
+    try:
+        codec.encode(struct[name], out)
+    except XdrError as error:
+        raise error.within(name) from None
+    except KeyError:
+        raise XdrError("it is missing", name) from None
 
 
 class Struct:
@@ -251,27 +324,38 @@ class Struct:
 
     def __init__(self, fields: Mapping[str, str], codecs: Mapping[str, Codec]) -> None:
         self.fields = fields
-        self._codecs = tuple(codecs.items())
+        self._names = tuple(codecs)
+        self._loads = [
+            (at, codec.load)
+            for at, codec in enumerate(codecs.values())
+            if isinstance(codec, Fixed) and codec.load is not None
+        ]
+        # Neighbours of fixed size together, all others each by itself.
+        groups = groupby(codecs.items(), lambda item: isinstance(item[1], Fixed) or item[0])
+        self._steps = [_Step(dict(group)) for _, group in groups]
 
     def encode(self, value: Any, out: bytearray) -> None:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise XdrError("an object is expected")
-        for name, codec in self._codecs:
-            try:
-                codec.encode(value[name], out)
-            except XdrError as error:
-                raise error.within(name) from None
-            except KeyError:
-                raise XdrError("it is missing", name) from None
-        if len(value) != len(self._codecs):
-            unknown = next(str(name) for name in value if name not in self.fields)
+        for step in self._steps:
+            step.encode(value, out)
+        if len(value) != len(self._names):
+            unknown = next((str(name) for name in value if name not in self.fields), "")
             raise XdrError("there is no such member", unknown[:80])
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        values = {}
-        for name, codec in self._codecs:
-            values[name], at = codec.decode(data, at)
-        return values, at
+    def decode(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        values: list[Any] = []
+        for step in self._steps:
+            if (layout := step.layout) is not None:
+                values += layout.unpack_from(data, at)
+                at += layout.size
+            else:
+                value, at = step.codec.decode(data, at)
+                values.append(value)
+        for index, load in self._loads:
+            values[index] = load(values[index])
+        # They are as many, and to ask zip() for it takes longer than all of its work.
+        return dict(zip(self._names, values)), at  # noqa: B905
 
     def pack(self, value: Mapping[str, Any]) -> bytes:
         """*value* as the whole of a message's payload.
@@ -293,7 +377,13 @@ class Struct:
             raise XdrError("it is cut short") from None
         if at != len(data):
             raise XdrError(f"{len(data) - at} bytes are left over")
-        return dict(value)
+        return value
+
+
+def _boolean(value: Any) -> bool:
+    if value in (0, 1):
+        return bool(value)
+    raise XdrError("true or false is expected")
 
 
 class Parameter:
@@ -302,42 +392,29 @@ class Parameter:
     TYPES = ("int", "uint", "llong", "ullong", "double", "boolean", "string")
 
     def __init__(self) -> None:
-        self._text = Text()
-        numbers = [Scalar(layout) for layout in (">i", ">I", ">q", ">Q", ">d", ">i")]
-        self._values: tuple[Codec, ...] = (*numbers, self._text)
+        text = Text()
+        self._text = text
+        numbers = [Fixed(layout) for layout in "iIqQd"]
+        values: tuple[Codec, ...] = (*numbers, Fixed("i", _boolean, _boolean), text)
+        self._kinds = {name: (values[at], _pack_length(at + 1)) for at, name in enumerate(self.TYPES)}
+        self._codecs = dict(enumerate(zip(self.TYPES, values, strict=True), 1))
 
     def encode(self, value: Any, out: bytearray) -> None:
-        if not isinstance(value, Mapping) or value.keys() != {"field", "type", "value"}:
+        if not isinstance(value, dict | Mapping) or value.keys() != {"field", "type", "value"}:
             raise XdrError("an object of field, type and value is expected")
-        if value["type"] not in self.TYPES:
+        kind = value["type"]
+        if not isinstance(kind, str) or kind not in self._kinds:
             raise XdrError(f"one of {', '.join(self.TYPES)} is expected", "type")
-        kind = self.TYPES.index(value["type"])
-        for name, codec in (("field", self._text), ("value", self._values[kind])):
-            try:
-                codec.encode(value[name], out)
-            except XdrError as error:
-                raise error.within(name) from None
-            if name == "field":
-                out += _LENGTH.pack(kind + 1)
+        codec, number = self._kinds[kind]
+        _member("field", self._text, value, out)
+        out += number
+        _member("value", codec, value, out)
 
-    def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        name, at = self._text.decode(data, at)
-        kind, at = _length(data, at, len(self._values))
-        if not kind:
-            raise XdrError("a parameter has a type")
-        value, at = self._values[kind - 1].decode(data, at)
-        kind_name = self.TYPES[kind - 1]
-        return {"field": name, "type": kind_name, "value": bool(value) if kind == 6 else value}, at
-
-
-def octets(value: Any) -> bytes:
-    """*value* as bytes; a text is base64.
-
-    :raises XdrError:
-    """
-    if isinstance(value, bytes):
-        return value
-    try:
-        return b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise XdrError("base64 is expected") from None
+    def decode(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        field, at = self._text.decode(data, at)
+        (number,) = _length_at(data, at)
+        if number not in self._codecs:
+            raise XdrError("a parameter has one of the types")
+        kind, codec = self._codecs[number]
+        value, at = codec.decode(data, at + 4)
+        return {"field": field, "type": kind, "value": value}, at

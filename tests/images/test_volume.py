@@ -9,9 +9,9 @@ from typing import Any
 
 from gateway import errors
 from gateway.images.targets import Targets
-from gateway.images.volume import VolumeInfo
 from gateway.rpc.volume_stream import VolumeDownload, VolumeUpload
 from gateway.wire.libvirt_error import LibvirtError
+from gateway.wire.volume_xml import VolumeInfo
 from tests.images.stage import ID, OTHER, Client, Reply, StageTestCase
 from tests.rpc.fake_stream import FakeStream
 
