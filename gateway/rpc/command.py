@@ -163,7 +163,10 @@ def _write(types: Fields, objects: Mapping[str, Any]) -> amp.Box:
 
 def _every(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
     for each in kind.__subclasses__():
-        if not each.__name__.startswith("_"):
+        # Those of other packages are theirs alone, and do not come this way.
+        if each.__module__ in (errors.__name__, LibvirtError.__module__) and not each.__name__.startswith(
+            "_"
+        ):
             yield each
         yield from _every(each)
 

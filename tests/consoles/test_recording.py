@@ -528,7 +528,7 @@ class ConsoleTests(ServiceCase):
         code, reason = page.closed
         self.assertEqual(code, 4503)
         self.assertIn("recording", reason)
-        await self.until(lambda: list(self.kept.glob("*.cast")))
+        await self.until(lambda: "recording.end" in dict(self.trail))
         [file] = self.kept.glob("*.cast")
         self.assertLessEqual(file.stat().st_size, 2000)
         self.assertEqual(self.recorded().strip("x"), "")
