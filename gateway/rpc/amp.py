@@ -151,6 +151,11 @@ class BoundedAMP(amp.AMP):
             self._cancel(call)
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._over
+
+    @property
     def calls(self) -> int:
         """How many are under way."""
         return len(self._calls)

@@ -166,9 +166,10 @@ class Cancel(Command):
 
 
 class Subscribe(Command):
-    """Have events sent, of one domain or all; with ``from_seq`` those since then, too.
+    """Have events sent, of one domain or all; with ``from_seq``, the last one known, those after it, too.
 
-    ``seq`` is where it begins, ``complete`` whether nothing was missed; else a resync comes first.
+    ``seq`` is the one before the first that comes, ``complete`` whether nothing was missed since then; if
+    something was, a resync comes first. With a ``from_seq`` of 0 there always is one.
     """
 
     arguments = fields(

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from gateway.errors import BadArguments, DeadlinePassed, GatewayError, Interrupted, TargetDown
 from gateway.rpc.domain_list import Connection, list_domains, look_at, together
 from gateway.rpc.domain_states import Change, Domain, DomainStates
-from gateway.rpc.events import Allowed, Deliver, EventLog, Subscription
+from gateway.rpc.events import RING, Allowed, Deliver, EventLog, Subscription, weigh
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import PROGRAMS, Procedure, procedure
 from gateway.wire.libvirt_words import EVENT_KINDS, EVENT_WORDS, EventKind, event_kind
@@ -89,6 +89,7 @@ class EventHub:
         self._running: set[Deferred[None]] = set()
         #: What arrives while a list is on its way; None when there is none.
         self._buffer: list[_Told] | None = None
+        self._weight = 0
         self._doubts: DeferredQueue[str] = DeferredQueue()
         self._doubted: set[str] = set()
         self._watching = False
@@ -123,7 +124,8 @@ class EventHub:
         strange = sorted(set(kinds) - EVENT_WORDS - {"*"})
         if strange or not kinds:
             raise BadArguments("kinds", f"not a kind of event: {strange[0]}" if strange else "none is named")
-        subscription = self._log.subscribe(kinds, uuid, from_seq, allowed, deliver, window=window)
+        only = uuid.lower() if uuid is not None else None
+        subscription = self._log.subscribe(kinds, only, from_seq, allowed, deliver, window=window)
         more = _ON_DEMAND.intersection(kinds) - self._wanted
         self._wanted |= more
         if more and self._connection is not None:
@@ -316,11 +318,12 @@ class EventHub:
             self._note(_Told(kind, values))
             return
         self._buffer.append(_Told(kind, values))
-        if len(self._buffer) > self._kept:
+        self._weight += weigh(values)
+        if len(self._buffer) > self._kept or self._weight > RING:
             self._flush()  # and the list that is on its way is of no use
 
     def _flush(self) -> None:
-        waiting, self._buffer = self._buffer, None
+        waiting, self._buffer, self._weight = self._buffer, None, 0
         for told in waiting or ():
             self._note(told)
 

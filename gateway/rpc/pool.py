@@ -118,15 +118,13 @@ class Pool:
         It is not sent any more when all who wait have left before its turn.
 
         :param due: until when, seconds of the clock; the Deferred then fails with
-            :class:`gateway.errors.DeadlinePassed`.
+            :class:`gateway.errors.DeadlinePassed`; with :class:`gateway.errors.TargetDown` when there is
+            nothing to send it to, and will not be for a while.
         :raises gateway.errors.Busy: too many calls wait.
-        :raises gateway.errors.TargetDown: there is nothing to send it to, and will not be for a while.
         """
         if self._stopped is not None:
             raise errors.TargetDown(reason="stopped")
         if job.line is None and principal not in job.principals:
-            if not self._lines:
-                self._breaker.check()
             try:
                 self._queue.put(principal, job)
             except errors.Busy:
@@ -252,7 +250,7 @@ class Pool:
         self._queue.done(job.payer)
         if job.descriptor and not job.waiters:
             os.close(values)
-        self.ended(job, values)
+        self._over(job, values)
         job.answered(values)
         self.pump()
 
@@ -267,7 +265,7 @@ class Pool:
             self.pump()
             return
         self._queue.done(job.payer)
-        self.ended(job, None)
+        self._over(job, None)
         if lost:
             error = errors.Interrupted(maybe_executed=not job.read)
         elif not isinstance(error, errors.GatewayError):
@@ -289,8 +287,14 @@ class Pool:
         for job in self._queue.drain():
             if job.principals:
                 job.principals.clear()
-                self.ended(job, None)
+                self._over(job, None)
                 job.failed(error)
+
+    def _over(self, job: Job, result: Any) -> None:
+        """*job* is not sent any more; those who wait are told next."""
+        for waiter in job.waiters:
+            self._deadlines.forget(waiter)
+        self.ended(job, result)
 
     # -- those who do not wait any more ----------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +44,7 @@ class Target:
     :param window: calls in work on one connection.
     :param stream_limit: bytes of one stream; None for any number.
     :param chance: gives numbers from 0 to 1.
+    :param attempted: told how each attempt to connect ended, by a word (empty: well), and its seconds.
     :ivar renewed: called when :attr:`generation` was raised.
     """
 
@@ -58,6 +60,7 @@ class Target:
         stream_limit: int | None = None,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         chance: Callable[[], float] = random.random,
+        attempted: Callable[[str, float], object] = lambda reason, seconds: None,
     ) -> None:
         self.name = name
         self.url = url
@@ -67,6 +70,7 @@ class Target:
         self._limits = evolve(limits, window=window)
         self._breaker = Breaker(clock, chance)
         self._connector = Connector(name, url.name, dial, clock, self._breaker)
+        self._connector.attempted = attempted
         self._cache: Cache[Job] = Cache(clock)
         self._pools: dict[tuple[bool, bool], Pool] = {}
         self._streams = Streams(self._connector, clock)
@@ -109,6 +113,7 @@ class Target:
     def describe(self) -> dict[str, object]:
         """All of it, ready for JSON."""
         pools = self._pools.values()
+        wait = self._breaker.wait()
         return {
             "target": self.name,
             "state": self.state,
@@ -120,6 +125,7 @@ class Target:
             "watched": self._watch.alive,
             "error": self._breaker.reason,
             "failures": self._breaker.failures,
+            "retry_after": wait if wait < inf else 0.0,
             "generation": self.generation,
             "version": self.version,
             "readonly": self.readonly,

@@ -211,6 +211,14 @@ EVENT_KINDS = (
     EventKind("secret", _SECRET, 0, 382, "secret", tables={"event": ("defined", "undefined")}),
     EventKind("secret", _SECRET, 1, 383, "secret", "value_changed"),
 )
+#: What an event may be about: the field that holds it, and what permissions call it.
+SUBJECTS = {
+    "dom": "domain",
+    "net": "network",
+    "pool": "storage_pool",
+    "dev": "node_device",
+    "secret": "secret",
+}
 #: What may be subscribed to by its word.
 EVENT_WORDS = frozenset(kind.word for kind in EVENT_KINDS)
 _BY_PROCEDURE = {kind.procedure: kind for kind in EVENT_KINDS}

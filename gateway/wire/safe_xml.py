@@ -111,9 +111,12 @@ def parse(text: str | bytes, *, limit: int = LIMIT) -> Node:
     :param limit: bytes.
     :raises XmlError:
     """
+    if len(text) > limit:
+        raise XmlError(f"it is longer than {limit} bytes")
     try:
-        data = text.encode("utf-8") if isinstance(text, str) else text
-    except UnicodeEncodeError:
+        # Bytes, too: expat would follow a mark of UTF-16 at their beginning.
+        data = (text if isinstance(text, str) else str(text, "utf-8")).encode("utf-8")
+    except UnicodeError:
         raise XmlError("it is not UTF-8") from None
     if len(data) > limit:
         raise XmlError(f"it is longer than {limit} bytes")

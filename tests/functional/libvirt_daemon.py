@@ -73,7 +73,7 @@ class Libvirtd(Peer):
         becomes 755.
     :param settings: keys of ``libvirtd.conf`` to add or to replace, as they stand in the file.
     :ivar port: of TLS; :ivar tcp_port: without TLS and without a login.
-    :ivar socket: the unix socket; :ivar readonly_socket: the one that only lets read.
+    :ivar socket: the unix socket; like every daemon of a user it has none for readers.
     :ivar client_pki: ``pkipath`` of a client: its certificate, its key, and the CA's certificate.
     :ivar server_pki: of the daemon, and ``cakey.pem`` as well.
     """
@@ -87,7 +87,6 @@ class Libvirtd(Peer):
         self.home = directory / name
         self.port, self.tcp_port = free_port(), free_port()
         self.socket = self.home / "sock" / "libvirt-sock"
-        self.readonly_socket = self.home / "sock" / "libvirt-sock-ro"
         self.server_pki, self.client_pki = self.home / "pki", self.home / "client"
         self._runtime = self.home / "xdg" / "run"
         self._settings = dict(settings or {})
@@ -115,7 +114,7 @@ class Libvirtd(Peer):
 
     def start(self) -> None:
         """Start it, on its former ports, and wait until its sockets answer."""
-        for stale in (self.socket, self.readonly_socket, self.home / "libvirtd.pid"):
+        for stale in (self.socket, self.home / "libvirtd.pid"):
             stale.unlink(missing_ok=True)
         (self.home / "libvirtd.conf").write_text(self._config())
         program = need("libvirtd", PACKAGES)

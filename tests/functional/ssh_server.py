@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 from pathlib import Path
 
 from tests.functional.commands import need, run
@@ -12,25 +11,28 @@ from tests.functional.processes import HOST, Peer, free_port
 PACKAGES = "apt install openssh-server openssh-client"
 
 
+#: Its users see a machine of their own, as far as sockets of daemons go; only root may do that.
+_OWN_RUN = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && ln -s "$0" /run/libvirt && exec "$@"'
+
+
 class Sshd(Peer):
     """One sshd.
 
+    :param sockets: what its users find as ``/run/libvirt``.
     :ivar user: who may log in; ``key`` is the private key for that.
     :ivar known_hosts: a file that holds its own key, under ``127.0.0.1`` and ``localhost``.
-    :ivar programs: a directory at the front of its users' PATH.
     """
 
     name = "sshd"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sockets: Path) -> None:
         super().__init__(directory)
+        self._sockets = sockets
         self.home = directory / "ssh"
         self.home.mkdir()
         self.user = getpass.getuser()
         self.port = free_port()
         self.key, self.known_hosts = self.home / "id", self.home / "known_hosts"
-        self.programs = self.home / "bin"
-        self.programs.mkdir()
         for name in ("host", "id"):
             program = need("ssh-keygen", PACKAGES)
             run([program, "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(self.home / name)])
@@ -40,8 +42,6 @@ class Sshd(Peer):
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         lines = [
             f"Port {self.port}",
             f"ListenAddress {HOST}",
@@ -50,11 +50,11 @@ class Sshd(Peer):
         ]
         lines += [f"AuthorizedKeysFile {self.home / 'id.pub'}", "StrictModes no", "UsePAM no"]
         lines += ["PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin yes"]
-        lines += [f"SetEnv PATH={self.programs}:/usr/bin:/bin"]
         (self.home / "sshd_config").write_text("\n".join(lines) + "\n")
         program = need("sshd", PACKAGES)
         before = len(self.log()) if self.log_file.exists() else 0
-        command = [program, "-D", "-e", "-f", str(self.home / "sshd_config")]
+        command = ["unshare", "-m", "sh", "-c", _OWN_RUN, str(self._sockets)]
+        command += [program, "-D", "-e", "-f", str(self.home / "sshd_config")]
         self.spawn(command, lambda: "Server listening" in self.log()[before:])
 
     def url(self, driver: str = "test", path: str = "/default", **variables: str | Path) -> str:

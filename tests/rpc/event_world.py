@@ -20,7 +20,6 @@ from gateway.wire.libvirt_words import EVENT_KINDS, STATES
 
 REMOTE = 0x20008086
 NOW = 1_700_000_000.0
-LIFECYCLE = PROCEDURES[REMOTE, 318]
 _ASKS = {kind.registration for kind in EVENT_KINDS}
 
 
@@ -339,7 +338,7 @@ class Listener:
         return [
             " ".join(
                 [event["kind"]]
-                + [event[name] for name in ("event", "detail") if name in event]
+                + [str(event[name]) for name in ("event", "detail") if name in event]
                 + ["*" * event.get("synthetic", False)]
             ).strip()
             for event in self.told

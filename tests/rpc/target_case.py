@@ -34,6 +34,7 @@ class TargetCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def make(self, limits: Limits = Limits(), **options: Any) -> Target:  # noqa: B008
+        options = {"chance": lambda: 0.5, **options}
         return Target("hv1", URL, dial=self.daemon.dial, clock=self.clock, limits=limits, **options)
 
     def call(self, name: str, arguments: Any = None, **options: Any) -> Deferred[Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
@@ -18,12 +19,15 @@ from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
+from gateway.core.tls import tls_factory, wrap_client_tls
+from gateway.core.tls_client import strict_creator
 from gateway.rpc import commands
 from gateway.rpc.amp import DISCARD, FAREWELL, STRANGERS_ROOM, BoundedAMP, Limits, Table, table
 from gateway.rpc.arguments import CAP
 from gateway.rpc.command import rebuild
 from gateway.rpc.outlet import PIECE
 from gateway.wire.amp_box import BoxReader, pack
+from tests.rpc.small_endpoint import CA, server_tls
 from tests.support import ReactorTestCase
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
@@ -574,7 +578,6 @@ class _Peer(Protocol):
 class SocketTests(ReactorTestCase):
     async def connect(self, desk: Desk) -> _Peer:
         from twisted.internet import reactor
-        from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
         clock: Any = reactor
 
@@ -583,13 +586,17 @@ class SocketTests(ReactorTestCase):
             desk.side.admit(desk.inside())
             return desk.side
 
-        port = await TCP4ServerEndpoint(clock, 0, interface="127.0.0.1").listen(Factory.forProtocol(build))
+        listening, calling = self.factories(clock, Factory.forProtocol(build))
+        port = clock.listenTCP(0, listening, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        peer: _Peer = await connectProtocol(
-            TCP4ClientEndpoint(clock, "127.0.0.1", port.getHost().port), _Peer()
-        )
-        self.addCleanup(peer.transport.abortConnection)  # type: ignore[union-attr]
-        return peer
+        await TCP4ClientEndpoint(clock, "127.0.0.1", port.getHost().port).connect(calling)
+        await self.until(lambda: self.peer.transport is not None and hasattr(desk, "side"))
+        self.addCleanup(self.peer.transport.abortConnection)  # type: ignore[union-attr]
+        return self.peer
+
+    def factories(self, clock: Any, listening: Any) -> tuple[Any, Any]:
+        self.peer = _Peer()
+        return listening, Factory.forProtocol(lambda: self.peer)
 
     async def until(self, true: Any) -> None:
         from twisted.internet import reactor
@@ -641,3 +648,14 @@ class SocketTests(ReactorTestCase):
             self.assertEqual(len(boxes(bytes(peer.data))), 500)
 
         return Deferred.fromCoroutine(run())
+
+
+class TLSSocketTests(SocketTests):
+    """The same over TLS, where other hands pause and resume."""
+
+    def factories(self, clock: Any, listening: Any) -> tuple[Any, Any]:
+        plain, calling = super().factories(clock, listening)
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        creator = strict_creator("localhost", [CA.certificate])
+        return tls_factory(server_tls(directory), plain, clock), wrap_client_tls(creator, calling, clock)

@@ -12,10 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.errors import BadArguments
 from gateway.rpc.event_hub import EventHub
-from tests.rpc.event_world import LIFECYCLE, Listener, World, everything, hub_of, uuid_of
+from gateway.wire.libvirt_schema import procedure
+from tests.rpc.event_world import Listener, World, everything, hub_of, uuid_of
 
 DOMAINS = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
-ONE, TWO, THREE = uuid_of(1), uuid_of(2), uuid_of(3)
+ONE, TWO = uuid_of(1), uuid_of(2)
+OLDER, REBOOT = procedure("DOMAIN_EVENT_LIFECYCLE"), procedure("DOMAIN_EVENT_CALLBACK_REBOOT")
 
 
 class HubCase(SynchronousTestCase):
@@ -86,7 +88,7 @@ class RegistrationTest(HubCase):
         listener.listen(None)
         told = len(listener.told)
         older = {"dom": {"name": "a", "uuid": ONE, "id": 1}, "event": 2, "detail": 0}
-        self.world.events(_procedure(107), older)
+        self.world.events(OLDER, older)
         self.assertEqual(len(listener.told), told)
 
     def test_stop(self) -> None:
@@ -95,12 +97,6 @@ class RegistrationTest(HubCase):
         self.hub.stop()
         self.assertTrue(all(call.cancelled for call in link.calls))
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-
-def _procedure(number: int) -> Any:
-    from gateway.wire.libvirt_schema import PROCEDURES
-
-    return PROCEDURES[LIFECYCLE.program, number]
 
 
 class ResyncTest(HubCase):
@@ -253,6 +249,15 @@ class ResyncTest(HubCase):
         self.assertTrue(self.hub.synced)
         self.hub.stop()
 
+    def test_large_events_during_the_list(self) -> None:
+        """Nor do a few events that are very large."""
+        link = self.world.connect()
+        link.reply(link.calls[1])
+        for _ in range(8):
+            self.assertIsNotNone(self.hub._buffer)
+            self.world.events(REBOOT, {"callbackID": 1, "dom": {"name": "x" * 2**20, "uuid": ONE, "id": 1}})
+        self.assertIsNone(self.hub._buffer)
+
     def test_list_fails(self) -> None:
         """A list that is refused, or not answered, is asked for again; events go on meanwhile."""
         listener = Listener(self.hub)
@@ -400,6 +405,45 @@ class NamesTest(HubCase):
         self.world.rename(ONE, "a2")
         self.check(listener)
         self.assertEqual(listener.table, {ONE: ("a2", "shutoff")})
+
+    def test_half_renamed(self) -> None:
+        """A domain that gets another name is not gone in between, nor is what is known of it afterwards."""
+        self.world.define(ONE, "a1")
+        self.world.start(ONE)
+        self.world.destroy(ONE)
+        self.up()
+        self.world.rename(ONE, "b1")
+        link = self.world.link
+        assert link is not None
+        link.bring()
+        self.assertEqual(self.hub.names(ONE), "a1")
+        self.world.settle()
+        listener = Listener(self.hub)
+        listener.listen(0)
+        self.assertEqual(
+            listener.told[0]["domains"],
+            [{"dom": {"name": "b1", "uuid": ONE, "id": -1}, "state": "shutoff", "reason": "destroyed"}],
+        )
+
+    def test_another_name(self) -> None:
+        """An event that comes under another name than the known one proves a rename, and tells it."""
+        self.world.define(ONE, "a1")
+        self.world.start(ONE)
+        self.up()
+        listener = Listener(self.hub, allowed=_only_a)
+        guest = self.world.guests[ONE]
+        for name, tell in (("b1", self.world.reboot), ("b2", self.world.suspend)):
+            guest.name = "a1"
+            self.world.suspend(ONE)
+            self.world.resume(ONE)
+            self.world.settle()
+            listener.listen(0)
+            self.assertIn(ONE, listener.table)
+            guest.name = name
+            tell(ONE)
+            self.check(listener)
+            self.assertEqual((listener.table, listener.story()[-1]), ({}, "lifecycle undefined renamed *"))
+            self.assertEqual(self.hub.names(ONE), name)
 
 
 def _only_a(subject: str, what: Mapping[str, Any]) -> bool:

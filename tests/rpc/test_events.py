@@ -288,6 +288,21 @@ class WindowTest(LogCase):
         self.assertEqual(order, sorted(set(order)))
         self.assertEqual(len(order), 4)
 
+    def test_acks_of_many(self) -> None:
+        """Who acknowledges each event at once may be told any number of them."""
+        self.log = self.make(kept=3000)
+        start = self.log.seq
+        self.tell(3000)
+
+        def take(event: Event) -> bool:
+            self.told.append(event)
+            mine.ack(event["seq"])
+            return True
+
+        mine = self.log.subscribe(("*",), None, start, everything, take, window=1)
+        mine.resume()
+        self.assertEqual(len(self.told), 3000)
+
     def test_one_that_fails(self) -> None:
         """A subscriber that fails is told nothing any more; the others do not notice."""
 

@@ -132,7 +132,7 @@ class HelperTest(ReactorTestCase):
         lines = ear.heard.decode().splitlines()
         self.assertEqual(lines[0], "0 args")
         files = (self.directory / "fds").read_text()
-        self.assertEqual(files.count("socket:"), 2, files)
+        self.assertIn("socket:", files)
         self.assertNotIn(os.readlink(f"/proc/self/fd/{other}"), files)
         self.assertEqual(len(set(lines[1].split())), 1, lines[1])
         names = {line.partition("=")[0] for line in lines[2:-1]}

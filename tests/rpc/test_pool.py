@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from gateway import errors
+from gateway.rpc.job import Waiter
 from gateway.rpc.pool import Limits
 from tests.rpc.fake_libvirt import DOM, Asked
 from tests.rpc.target_case import TargetCase
@@ -266,6 +268,27 @@ class StuckTest(PoolCase):
                     asked.answer(state=1, reason=1)
         for call in calls:
             self.successResultOf(call)
+
+
+class MemoryTest(PoolCase):
+    """What a call leaves behind."""
+
+    def test_answered(self) -> None:
+        """Of calls that were answered nothing is held until their deadline, but for a thousand or two."""
+        gc.collect()
+        before = self.held()
+        self.daemon.answers["DOMAIN_RESUME"] = {}
+        for _ in range(20):
+            for _ in range(200):
+                self.write()
+            self.turn()
+        for call in self.waiting:
+            self.successResultOf(call)
+        self.waiting.clear()
+        self.assertLess(self.held() - before, 1500)
+
+    def held(self) -> int:
+        return sum(type(it) is Waiter for it in gc.get_objects())
 
 
 class DescriptorTest(PoolCase):

@@ -72,7 +72,8 @@ class CallTest(TargetCase):
             "DOMAIN_OPEN_GRAPHICS_FD",
             "DOMAIN_CREATE_WITH_FILES",
         ):
-            self.failureResultOf(self.call(name), errors.BadArguments)
+            refusal = self.failureResultOf(self.call(name), errors.BadArguments).value
+            self.assertEqual(refusal.path, "procedure")
         self.turn()
         self.assertEqual(self.daemon.peers, [])
 
@@ -392,7 +393,7 @@ class SharingTest(TargetCase):
     def test_shared_in_turn(self) -> None:
         """A read that others wait for already comes when it is the turn of the first of them."""
         self.target = self.make(window=1)
-        for number in range(50):
+        for number in range(100, 150):
             self.call("DOMAIN_GET_INFO", {"dom": {**DOM, "id": number}}, principal="greedy")
         self.call("DOMAIN_GET_INFO", {"dom": DOM}, principal="greedy")
         self.call("DOMAIN_GET_INFO", {"dom": DOM}, principal="modest")
@@ -668,6 +669,20 @@ class LifeTest(TargetCase):
         self.assertAlmostEqual(self.target.latency, 0.5)
         told = self.target.describe()
         self.assertEqual((told["connections"], told["in_flight"], told["queued"]), (1, 0, 0))
+
+    def test_attempts(self) -> None:
+        """Each attempt to connect is told, with how it ended and how long it took."""
+        told: list[tuple[str, float]] = []
+        self.target = self.make(attempted=lambda reason, seconds: told.append((reason, seconds)))
+        self.daemon.failure = errors.UpstreamFailed(reason="refused")
+        self.call("DOMAIN_GET_STATE", _STATE)
+        self.turn()
+        self.assertAlmostEqual(self.target.describe()["retry_after"], 0.2)
+        self.assertEqual(self.target.describe()["error"], "refused")
+        self.daemon.failure = None
+        self.turn(1)
+        self.assertEqual(told, [("refused", 0.0), ("", 0.0)])
+        self.assertEqual(self.target.describe()["retry_after"], 0.0)
 
     def test_stop(self) -> None:
         """At the stop all callers hear so, and none gets in any more."""
