@@ -92,8 +92,9 @@ class RealEventsTest(ReactorTestCase):
         """A guest is defined, started, suspended, resumed, reset, destroyed: as it happens, in order."""
         hub = self.open()
         await self.until(lambda: hub.synced, "the first list")
-        listener = Listener(hub)
+        listener, others = Listener(hub, kinds=("lifecycle",)), Listener(hub, kinds=("reboot",))
         listener.listen(None)
+        others.listen(None)
         self.daemon.define(tiny("tiny", ONE))
         (defined,) = await self.told_until(listener, "lifecycle defined added")
         self.assertEqual(defined["dom"], {"name": "tiny", "uuid": ONE, "id": -1})
@@ -102,18 +103,16 @@ class RealEventsTest(ReactorTestCase):
             ("start", ["lifecycle resumed unpaused", "lifecycle started booted"], ["running", "running"]),
             ("suspend", ["lifecycle suspended paused"], ["paused"]),
             ("resume", ["lifecycle resumed unpaused"], ["running"]),
-            # libvirt tells it, and QEMU once or twice more.
-            ("reset", ["reboot"], [None]),
             ("destroy", ["lifecycle shutdown host", "lifecycle stopped destroyed"], ["shutdown", "shutoff"]),
         ):
             self.daemon.virsh(command, "tiny")
             events = await self.told_until(listener, story[-1])
-            if command in ("reset", "destroy"):
-                events = [event for event in events if event["kind"] != "reboot"] or events[:1]
             self.assertEqual([self._short(event) for event in events], story)
             self.assertEqual([event.get("state") for event in events], states)
-            if command != "reset":
-                self.assertEqual(self._true_state("tiny"), (states[-1], events[-1]["reason"]))
+            self.assertEqual(self._true_state("tiny"), (states[-1], events[-1]["reason"]))
+            if command == "resume":
+                self.daemon.virsh("reset", "tiny")
+                await self.told_until(others, "reboot")
         self.assertEqual(events[-1]["dom"]["id"], -1)
         self.daemon.virsh("domrename", "tiny", "small")
         story = [self._short(event) for event in await self.told_until(listener, "lifecycle defined renamed")]
@@ -165,8 +164,9 @@ class RealEventsTest(ReactorTestCase):
         self.assertEqual(
             listener.table, {ONE: ("one", "shutoff"), TWO: ("two", "running"), THREE: ("three", "running")}
         )
-        stopped = [event for event in listener.told if event.get("event") == "stopped"]
-        self.assertEqual([event["dom"]["uuid"] for event in stopped], [ONE])
+        # Once or twice: a list may tell it, and an event that comes after that.
+        stopped = {event["dom"]["uuid"] for event in listener.told if event.get("event") == "stopped"}
+        self.assertEqual(stopped, {ONE})
         self.assertIn("resync", listener.story())
         self.daemon.virsh("destroy", "two")
         await self.until(lambda: listener.table[TWO][1] == "shutoff", "an ordinary event")
