@@ -19,9 +19,10 @@ from gateway.rpc import objects
 from gateway.rpc.permissions import OUTRIGHT_WORDS, Demands, demands, number, only_reads
 from gateway.rpc.plan import LIST, MAKERS, OLD_LISTS, RENAME, Plan, absent
 from gateway.rpc.xml_guard import XML, Guard
-from gateway.wire.domain_xml import Named, read_name
+from gateway.wire.domain_xml import Named, name_of, read_name
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure
+from gateway.wire.safe_xml import Node
 from gateway.wire.ticket_json import Rights
 
 #: The name of a domain by its uuid, as the hypervisor has it; None when that is not known.
@@ -121,8 +122,6 @@ class Scope:
 
     def shows(self, event: Procedure, values: Mapping[str, Any], names: Names) -> bool:
         """Tell whether the ticket may get *event*."""
-        if not event.event:
-            return False
         if event.name == "CONNECT_EVENT_CONNECTION_CLOSED":
             return True
         if event.name == _MONITOR_EVENT:
@@ -204,10 +203,9 @@ class Scope:
             for text in texts:
                 if not isinstance(text, str):
                     raise errors.BadArguments(member, "a text is expected")
-                if self._guard is not None:
-                    self._guard.check(kind, text, member)
+                root = None if self._guard is None else self._guard.check(kind, text, member)
                 if self.restricted and call.name in MAKERS:
-                    self._check_made(_named(text, member), names)
+                    self._check_made(_named(text, root, member), names)
 
     def _check_made(self, made: Named, names: Names) -> None:
         """Only what the ticket shall see afterwards may be made, and nothing may be replaced that it does
@@ -240,9 +238,9 @@ def _first(call: Procedure, arguments: Mapping[str, Any]) -> str:
     return next(iter(objects.uuids(call, arguments)), "")
 
 
-def _named(text: str, member: str) -> Named:
+def _named(text: str, root: Node | None, member: str) -> Named:
     try:
-        return read_name(text)
+        return read_name(text) if root is None else name_of(root)
     except ValueError as error:
         raise errors.BadArguments(member, str(error)) from None
 

@@ -15,7 +15,6 @@ from attrs import define, field, frozen
 
 from gateway import errors
 from gateway.rpc.xml_rules import ATTRIBUTES, RULES
-from gateway.wire.domain_xml import name_of
 from gateway.wire.safe_xml import Node, parse
 
 #: Which arguments of which procedures are XML, and of which kind.
@@ -72,15 +71,15 @@ class Policy:
 
 _PATTERNS = {
     "": r"[\w.:,+@ -]{0,128}",
-    "plain": r"\s*[\w.:,+@ -]{0,128}\s*",
+    "plain": r"[\w.:,+@ -]{0,128}",
     "text": r"[^\x00-\x08\x0b\x0c\x0e-\x1f]{0,8192}",
-    "number": r"\s*-?[0-9]{1,20}\s*",
+    "number": r"-?[0-9]{1,20}",
     "port": r"-1|[0-9]{1,5}",
-    "small": r"\s*[0-9]{1,2}\s*",
+    "small": r"[0-9]{1,2}",
     # Neither a way to another directory nor an option; libvirt makes file names of these.
     "name": r"(?![.-])[^/\\\x00-\x1f\x7f]{1,128}",
     "volume": r"(?![.-])[^/\\\x00-\x1f\x7f]{1,128}",
-    "uuid": r"\s*([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32})?\s*",
+    "uuid": r"([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32})?",
     "mac": r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}",
     "loopback": r"127\.0\.0\.1|::1|localhost",
     "entropy": r"/dev/u?random",
@@ -90,9 +89,14 @@ _PATTERNS = {
 }
 
 
-def _matches(pattern: str) -> Callable[[str, Policy], bool]:
+#: Around these there may be white space. It is cut off first: a pattern that looks for it can take for ever.
+_STRIPPED = ("plain", "number", "small", "uuid")
+
+
+def _matches(name: str, pattern: str) -> Callable[[str, Policy], bool]:
     compiled = re.compile(pattern, re.ASCII)
-    return lambda value, _policy: compiled.fullmatch(value) is not None
+    blank = " \t\r\n" if name in _STRIPPED else ""
+    return lambda value, _policy: compiled.fullmatch(value.strip(blank) if blank else value) is not None
 
 
 def _is_path(value: str, policy: Policy) -> bool:
@@ -106,7 +110,7 @@ def _is_path(value: str, policy: Policy) -> bool:
 
 #: Of values; the empty name is for those without a check.
 _VALUES: dict[str, Callable[[str, Policy], bool]] = {
-    **{name: _matches(pattern) for name, pattern in _PATTERNS.items()},
+    **{name: _matches(name, pattern) for name, pattern in _PATTERNS.items()},
     "path": _is_path,
     "emulator": lambda value, policy: value in policy.emulators,
     "network": lambda value, policy: any(fnmatchcase(value, glob) for glob in policy.networks),
@@ -242,8 +246,8 @@ class Guard:
     def __init__(self, policy: Policy = Policy()) -> None:
         self._policy = policy
 
-    def check(self, kind: str, text: str, argument: str = "xml") -> None:
-        """Judge XML of *kind*, such as ``domain``, ``device`` or ``snapshot``.
+    def check(self, kind: str, text: str, argument: str = "xml") -> Node:
+        """Judge XML of *kind*, such as ``domain``, ``device`` or ``snapshot``, and return its root.
 
         :param argument: what errors call it.
         :raises Denied: it holds what the policy does not let pass; its permission is ``xml:`` and the way to
@@ -252,11 +256,10 @@ class Guard:
         """
         try:
             root = parse(text)
-            if kind == "domain" and root.name == "domain":
-                name_of(root)
         except ValueError as error:
             raise errors.BadArguments(argument, str(error)) from None
         self._judge(root, _KINDS[kind], "xml:")
+        return root
 
     def _judge(self, node: Node, rules: dict[str, list[Rule]], way: str) -> None:
         here = way + _shown(node.name)

@@ -201,6 +201,12 @@ class ConditionTest(SynchronousTestCase):
         self.assertEqual(self.assertRaises(LibvirtError, readonly.check, call, given, names).code, 29)
         readonly.check(call, {"dom": SEEN, "flags": 2}, names)
 
+    def test_more_than_the_table(self) -> None:
+        """Who may only read sets no parameters, though libvirt's table has it so."""
+        call = named("DOMAIN_SET_SCHEDULER_PARAMETERS")
+        self.assertFalse(permitted(scope("domain:read"), call))
+        self.assertTrue(permitted(scope("domain:read", "domain:write"), call))
+
     def test_no_number(self) -> None:
         """Flags that are no number decide nothing."""
         call = named("DOMAIN_GET_XML_DESC")

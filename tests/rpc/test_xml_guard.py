@@ -106,6 +106,18 @@ class DomainTest(SynchronousTestCase):
                 error = self.refused(kind, text)
                 self.assertIsInstance(error, errors.BadArguments, what)
 
+    def test_white_space(self) -> None:
+        """White space without end is refused as fast as anything else."""
+        blank = " " * 200_000
+        for part in ("uuid", "iothreads", "memory", "name", "title"):
+            self.refused("domain", domain(f"<{part}>{blank}/</{part}>{'<evil/>' if part == 'title' else ''}"))
+        self.refused("domain", domain(f"<cpu><model>{blank}/{blank}</model></cpu>"))
+        self.refused("domain", domain("", f"<sound model='{blank}/'/>"))
+
+    def test_root(self) -> None:
+        """What passed comes back, so that nobody reads it twice."""
+        self.assertEqual(Guard().check("domain", domain("")).words("name"), "alice-1")
+
     def test_metadata(self) -> None:
         """Foreign elements stand in the metadata, and nowhere else."""
         foreign = f"<commandline xmlns='{QEMU}'><arg value='-S'/></commandline>"
