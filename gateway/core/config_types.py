@@ -271,8 +271,8 @@ def url(*schemes: str, what: str) -> AfterValidator:
 PublicUrl = Annotated[str, url("https", "http", what="a URL such as https://gateway.example:54323")]
 
 
-#: Variables of a libvirt URL that name a file of this machine.
-_FILES = ("pkipath", "keyfile", "known_hosts", "authfile")
+#: Variables of a libvirt URL that name a file of this machine; a socket of another one is absolute anyway.
+_FILES = ("socket", "pkipath", "keyfile", "known_hosts", "authfile")
 
 
 def _libvirt(value: str, info: ValidationInfo) -> str:
@@ -281,8 +281,8 @@ def _libvirt(value: str, info: ValidationInfo) -> str:
         url = parse_url(value)
     except ValueError as error:
         raise ValueError(f"a libvirt URL such as qemu+tls://host.example/system: {error}") from None
-    # Behind ssh the socket is one of the other machine; a command without a slash is looked for in PATH.
-    names = _FILES + ("socket",) * (url.transport != "ssh") + ("command",) * ("/" in url.command)
+    # A command without a slash is looked for in PATH.
+    names = _FILES + ("command",) * ("/" in url.command)
     located: dict[str, Any] = {it: _located(path, info) for it in names if (path := getattr(url, it))}
     return str(evolve(url, **located)) if located else value
 

@@ -12,10 +12,8 @@ import shlex
 
 from gateway.errors import UpstreamFailed
 from gateway.rpc.local_socket import far_socket, per_user
-from gateway.wire.libvirt_url import LibvirtUrl
+from gateway.wire.libvirt_url import PLAIN_PATH, LibvirtUrl
 
-#: A path that means the same to every shell, and to ssh's own options.
-_PLAIN = re.compile(r"/[A-Za-z0-9._/+@:,=-]{0,400}")
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]{0,252}")
 #: How ssh calls the ways to prove oneself.
 _METHODS = {
@@ -99,6 +97,6 @@ def remote_command(url: LibvirtUrl, *, readonly: bool, uid: int) -> str:
 
 
 def _path(path: str) -> str:
-    if _PLAIN.fullmatch(path) is None:
+    if PLAIN_PATH.fullmatch(path) is None:
         raise UpstreamFailed("Paths for ssh are absolute, and of plain characters", reason="url")
     return path

@@ -35,6 +35,8 @@ _AUTHORITY = re.compile(
     r"(?:(?P<user>[^@]*)@)?(?:\[(?P<six>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?::(?P<port>[0-9]{0,5}))?"
 )
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
+#: A path that means the same to every shell, and to ssh's own options.
+PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/+@:,=-]{0,400}")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 #: What needs no escape in a value, in a path, in a user: "+" never goes without.
@@ -255,6 +257,8 @@ def _check(url: LibvirtUrl) -> None:
         raise ValueError("mode=direct is for the transport unix alone")
     if url.transport == "ssh" and url.netcat and url.proxy == "native":
         raise ValueError("netcat has no place beside proxy=native")
+    if url.transport == "ssh" and any(it and not PLAIN_PATH.fullmatch(it) for it in (url.socket, url.netcat)):
+        raise ValueError("socket and netcat of 'ssh' transport are absolute paths of plain characters")
 
 
 def _warn(url: LibvirtUrl) -> tuple[str, ...]:

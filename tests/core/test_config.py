@@ -149,6 +149,8 @@ class LoadTests(ConfigCase):
         (problem,) = self.problems(uri + "qemu+telnet://bob:secret@h/system")
         self.assertIn("[target lab] uri: found 'qemu+telnet://bob:***@h/system', right would be", problem)
         self.assertIn("a libvirt URL such as qemu+tls://host.example/system: transport in URL not", problem)
+        (problem,) = self.problems(uri + "qemu+ssh://h/system?socket=run/sock")
+        self.assertIn("are absolute paths", problem)
 
     def test_nothing(self) -> None:
         """An empty file is control alone, and needs no certificate."""

@@ -137,13 +137,13 @@ class Libvirtd(Peer):
         self.end()
         for guest in self.guests():
             os.kill(guest, signal.SIGKILL)
-            wait_for(lambda guest=guest: not _runs(guest), f"the end of guest {guest}")  # type: ignore[misc]
+        wait_for(lambda: not self.guests(), "the end of all guests")
 
     def guests(self) -> Sequence[int]:
         """Process ids of the QEMU guests that run."""
         files = (self._runtime / "libvirt" / "qemu" / "run").glob("*.pid")
         pids = [int(text) for text in (it.read_text().strip() for it in files) if text.isdigit()]
-        return [pid for pid in pids if pid != (self._process.pid if self._process else 0) and _runs(pid)]
+        return [pid for pid in pids if _is_guest(pid)]
 
     # What it is told.
 
@@ -257,8 +257,9 @@ def _answers(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _runs(pid: int) -> bool:
+def _is_guest(pid: int) -> bool:
+    """Whether *pid* is a QEMU that runs; one that has ended has no command line."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False

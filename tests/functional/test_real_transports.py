@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+from attrs import evolve
 from cryptography.x509 import load_pem_x509_certificate
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core import dev_pki
 from gateway.core.dial import Dialer
@@ -249,8 +252,8 @@ class TransportsTest(ReactorTestCase):
         self.assertEqual((await self.fails(UpstreamFailed, url)).reason, "url")
         for path in (f"/x;touch {trace}", f"/$(touch {trace})", "relative", f"/x' touch {trace} '"):
             for name in ("socket", "netcat"):
-                text = self.sshd.url(**{name: path.replace(" ", "%20")}).replace(";", "%3B")
-                self.assertEqual((await self.fails(UpstreamFailed, text)).reason, "url")
+                url = evolve(parse_url(self.sshd.url()), **{name: path})  # type: ignore[arg-type]
+                self.assertEqual((await self.fails(UpstreamFailed, url)).reason, "url")
         # One that may be said, but not run.
         text = self.sshd.url(proxy="native", name=f"test:///x'%24(touch%20{trace})'%60touch%20{trace}%60")
         await self.fails(Interrupted, text)
@@ -310,6 +313,30 @@ class TransportsTest(ReactorTestCase):
         self.daemon.start()
         for text in texts:
             await self.answers(await self.open(text))
+
+
+class DaemonTest(SynchronousTestCase):
+    """What the other tests start their daemons with."""
+
+    def test_guests(self) -> None:
+        """Guests outlive their daemon however it ends, and nothing outlives the test."""
+        home = short_directory()
+        self.addCleanup(shutil.rmtree, home, ignore_errors=True)
+        daemon, other = Libvirtd(home), Libvirtd(home, "l2")
+        for it in (daemon, other):
+            self.addCleanup(it.stop)
+            it.start()
+        uuid = daemon.tiny()
+        (guest,) = daemon.guests()
+        daemon.restart()
+        daemon.restart(signal.SIGKILL)
+        self.assertEqual(daemon.guests(), [guest])
+        self.assertEqual(daemon.virsh("domuuid", "tiny").strip(), uuid)
+        self.assertEqual(other.virsh("list", "--all").strip(), "")
+        self.assertTrue(daemon.pool().is_dir())
+        daemon.kill()
+        daemon.stop()
+        self.assertEqual(daemon.guests(), [])
 
 
 def children() -> set[int]:

@@ -98,7 +98,11 @@ MORE_BAD = [
     "xen+ssh://h/?mode=direct",
     "xen+ssh://h/?netcat=/bin/nc&proxy=native",
     "xen://h/?tls_priority=NORMAL:-VERS-ALL",
-    "xen://" + "h" * LONGEST,
+    "xen+ssh://h/?netcat=nc",
+    "xen+ssh://h/?socket=run/s",
+    "xen+ssh://h/?socket=/run/%24(id)",
+    "xen+libssh://h/?socket=/run/s%3Bid",
+    "xen://h/" + "p" * LONGEST,
 ]
 
 
@@ -230,6 +234,7 @@ _KNOWN |= {"auth", "authfile"}
 def _urls(draw: Any) -> LibvirtUrl:
     remote = draw(st.booleans())
     transport = draw(st.sampled_from(sorted(set(TRANSPORTS.values())))) if remote else "unix"
+    there = st.sampled_from(["", "/a/b-c.d"]) if transport == "ssh" else _plain
     proxy = draw(st.sampled_from(["", "auto", "netcat", "native"]))
     unknown = st.tuples(_plain.filter(lambda it: it and it.lower() not in _KNOWN), _plain)
     return LibvirtUrl(
@@ -243,8 +248,8 @@ def _urls(draw: Any) -> LibvirtUrl:
         fragment=draw(_plain),
         open_name=draw(st.none() | _plain),
         command=draw(_plain.filter(bool)),
-        socket=draw(_plain),
-        netcat="" if proxy == "native" else draw(_plain),
+        socket=draw(there),
+        netcat="" if proxy == "native" else draw(there),
         no_verify=draw(st.booleans()),
         keyfile=draw(_plain),
         no_tty=draw(st.booleans()),
