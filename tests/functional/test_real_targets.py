@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -304,7 +305,7 @@ class HangTest(RealTargetCase):
                 Deferred.fromCoroutine(
                     self.caught(target.call("DOMAIN_SUSPEND", {"dom": dom}, principal=str(it), deadline=1.0))
                 )
-                for it in range(6)
+                for it in range(20)
             ]
             failures = await gatherResults(stuck)
             self.assertEqual({type(failure) for failure in failures}, {errors.DeadlinePassed})
@@ -344,6 +345,20 @@ class StreamTest(RealTargetCase):
             self.assertLess(reactor.seconds() - began, 3.0)
             self.assertEqual(target.describe()["streams"], 1)
             stream.close()
+
+        return Deferred.fromCoroutine(work())
+
+    def test_screen(self) -> Deferred[Any]:
+        """A descriptor that is passed leads to the guest's screen."""
+
+        async def work() -> None:
+            target = self.target("qemu")
+            uuid = await deferToThread(self.daemon.tiny, "screen")
+            dom = {"name": "screen", "uuid": uuid, "id": -1}
+            got = await target.descriptor("DOMAIN_OPEN_GRAPHICS_FD", {"dom": dom, "idx": 0, "flags": 1})
+            with socket.socket(fileno=got) as screen:
+                screen.settimeout(5)
+                self.assertEqual(await deferToThread(screen.recv, 12), b"RFB 003.008\n")
 
         return Deferred.fromCoroutine(work())
 
