@@ -114,7 +114,9 @@ class Subscription:
             while self._acked < self._seen and self.id:
                 sub, seq = self.id, self._seen
                 await self._events.link.ask(commands.Ack, sub=sub, seq=seq)
-                self._acked = seq
+                # Of what is called otherwise by now nothing was acknowledged.
+                if sub == self.id:
+                    self._acked = seq
         except (errors.Interrupted, errors.NoHandle):
             # Whoever subscribes again says where to go on.
             pass

@@ -69,6 +69,8 @@ class Endpoint:
         self._tls = server_tls(directory)
         self._port: Any = None
         self.number = 0
+        #: What the next to subscribe waits for.
+        self.hold: Deferred[None] | None = None
 
     def listen(self) -> None:
         factory: Any = tls_factory(self._tls, Factory.forProtocol(self._build), self.reactor)
@@ -213,6 +215,8 @@ class Endpoint:
 
     async def _subscribe(self, side: BoundedAMP, **given: Any) -> Mapping[str, Any]:
         self.asked.append(("Subscribe", given))
+        if self.hold is not None:
+            await self.hold
         if given["handle"] != "h1":
             raise errors.NoHandle()
         known = given["from_seq"]

@@ -224,6 +224,14 @@ class LoginTests(Case):
         self.assertEqual(self.wire.value(), b"")
         self.assertEqual(len(self.lines()), 1)
 
+    def test_no_command(self) -> None:
+        """So is one that does not say what it asks for, or asks for nothing there is."""
+        for first in ({}, {b"_command": b"Nothing"}):
+            self.side.dataReceived(pack(first | {b"a": bytes(STRANGERS_ROOM[0])})[:-2])
+            self.assertTrue(self.wire.aborting)
+            self.tearDown()
+            self.setUp()
+
     def test_few(self) -> None:
         """So is one with more than 16 pairs."""
         self.say(call("Version", 1, **{f"a{number}": b"" for number in range(16)}))

@@ -373,28 +373,43 @@ class EventTests(ClientCase):
         busy[-1].callback(None)
         self.assertEqual(most, 1)
 
-    @run
-    async def test_window_of_one(self) -> None:
-        """An event that came twice is acknowledged, too: the next one waits for that."""
+    async def twice(self, early: bool) -> None:
         self.endpoint.window = 1
         host = await self.host(reconnect=True)
         busy: Deferred[None] = Deferred()
-        seen: list[int] = []
+        seen: list[str] = []
 
         async def slow(event: Event) -> None:
-            seen.append(event.seq)
+            seen.append(event.kind)
             await busy
 
         await host.subscribe(["lifecycle"], slow)
         self.endpoint.happen("a", "b")
         await self.until(lambda: seen)
+        self.endpoint.hold = Deferred()
+        asked = len(self.endpoint.asked)
         self.endpoint.cut()
-        await self.until(lambda: not self.endpoint.subs)
+        await self.until(lambda: len(self.endpoint.asked) > asked)
+        if early:
+            busy.callback(None)
+            await self.sleep(0.01)
+        self.endpoint.hold.callback(None)
         await self.until(lambda: self.endpoint.subs)
         await self.sleep(0.02)
-        busy.callback(None)
+        if not early:
+            busy.callback(None)
         await self.until(lambda: len(seen) == 2)
-        self.assertEqual(seen, [101, 102])
+        self.assertEqual(seen, ["a", "b"])
+
+    @run
+    async def test_twice(self) -> None:
+        """An event that comes twice is dealt with once, and acknowledged: the next one waits for that."""
+        await self.twice(False)
+
+    @run
+    async def test_twice_early(self) -> None:
+        """So is one that was done with while the gateway was asked to go on before it."""
+        await self.twice(True)
 
     @run
     async def test_bug(self) -> None:
