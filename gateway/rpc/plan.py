@@ -65,6 +65,8 @@ class Plan:
 
         :raises LibvirtError: 42, they are about a domain that may not be seen.
         """
+        if self.ready is not None:
+            return self.ready
         if self._visible is None:
             return results
         # A call that names a domain gets back the name that it gave: that one is not believed.

@@ -229,6 +229,19 @@ class ListTest(SynchronousTestCase):
         told = everything.answer({"retStats": records})["retStats"]
         self.assertEqual([record["dom"]["name"] for record in told], ["alice-1", "alice-2"])
 
+    def test_one_after_the_other(self) -> None:
+        """Two scopes in a row show what both see, in the way that was asked for."""
+        first, second = scope("*"), scope("*", domains=("*-1",))
+        listed = {"domains": list(self.three), "ret": 3}
+        one = plan(first, "CONNECT_NUM_OF_DOMAINS")
+        two = second.check(one.procedure, one.arguments, names)
+        self.assertEqual(one.answer(two.answer(listed)), {"num": 1})
+        # An empty list of the first is no wish of the second for all.
+        one = plan(first, "CONNECT_GET_ALL_DOMAIN_STATS", doms=[HIDDEN], stats=0, flags=0)
+        two = second.check(one.procedure, one.arguments, names)
+        records = {"retStats": [{"dom": dom, "params": []} for dom in self.three]}
+        self.assertEqual(one.answer(two.answer(records)), {"retStats": []})
+
     def test_strange_lists(self) -> None:
         """What is no list of domains is refused before anything else is done with it."""
         strange: list[object] = ["x", 5, [5], [{"uuid": 5}], [{"uuid": "x"}], [{}], {"uuid": SEEN["uuid"]}]
