@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -134,9 +135,17 @@ class Libvirtd(Peer):
 
     def stop(self) -> None:
         """End its guests, and then itself; for a daemon that was killed only the guests are left to end."""
-        self.end()
+        try:
+            # First of all, for it may wait for one of them that does not answer.
+            self._end_guests()
+            self.end()
+        finally:
+            self._end_guests()
+
+    def _end_guests(self) -> None:
         for guest in self.guests():
-            os.kill(guest, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(guest, signal.SIGKILL)
         wait_for(lambda: not self.guests(), "the end of all guests")
 
     def guests(self) -> Sequence[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -335,6 +336,25 @@ class DaemonTest(SynchronousTestCase):
         self.assertEqual(other.virsh("list", "--all").strip(), "")
         self.assertTrue(daemon.pool().is_dir())
         daemon.kill()
+        daemon.stop()
+        self.assertEqual(daemon.guests(), [])
+
+    def test_stuck_guest(self) -> None:
+        """A guest that is stopped, which a daemon waits for, does not keep either of them."""
+        home = short_directory()
+        self.addCleanup(shutil.rmtree, home, ignore_errors=True)
+        daemon = Libvirtd(home)
+        self.addCleanup(daemon.stop)
+        daemon.start()
+        daemon.tiny()
+        (guest,) = daemon.guests()
+        os.kill(guest, signal.SIGSTOP)
+        waiting = subprocess.Popen(
+            ["virsh", "-q", "-c", daemon.url("qemu"), "qemu-monitor-command", "tiny", "--hmp", "info status"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.addCleanup(waiting.wait)
+        self.addCleanup(waiting.kill)
         daemon.stop()
         self.assertEqual(daemon.guests(), [])
 
