@@ -18,8 +18,9 @@ LAYERS = (
     {"images", "control", "consoles", "rpc", "tunnel", "portal", "imagelist", "enroll", "web"},
     {"tap", "appliance"},
 )
-#: The command line talks to a running gateway, over the control socket.
+#: The command line talks to a running gateway, over the control socket and as a client of the AMP endpoint.
 CTL_MAY = {"errors", "wire", "core", "ctl", "_version"}
+CLIENT = {f"gateway.rpc.{name}" for name in ("client", "commands", "command", "arguments")} | {"gateway.rpc"}
 BANNED_NAMES = {"optionsForClientTLS", "eval", "exec", "pickle", "marshal"}
 BANNED_CALLS = {("time", "time"), ("os", "system")}
 
@@ -42,6 +43,17 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
+def _full(tree: ast.Module) -> Iterator[str]:
+    """The modules of ours that are imported, by their whole names."""
+    for name in _imports(tree):
+        if name == "gateway.rpc":
+            continue
+        yield name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "gateway.rpc":
+            yield from (f"gateway.rpc.{alias.name}" for alias in node.names)
+
+
 def _parts(tree: ast.Module) -> Iterator[str]:
     for name in _imports(tree):
         first, _, rest = name.partition(".")
@@ -59,7 +71,11 @@ class LayersTest(SynchronousTestCase):
         for own, path, tree in _modules():
             for other in _parts(tree):
                 where = f"{path.relative_to(ROOT)} imports gateway.{other}"
-                if own == "ctl":
+                if own == "ctl" and other == "rpc":
+                    self.assertLessEqual(
+                        {it for it in _full(tree) if it.startswith("gateway.rpc")}, CLIENT, where
+                    )
+                elif own == "ctl":
                     self.assertIn(other, CTL_MAY, where)
                 elif level[own] == len(LAYERS) - 1:
                     continue

@@ -114,6 +114,25 @@ class Target(Section):
     window: Count = Field(default=4, description="calls on their way at a time")
     stream_limit: BytesOrUnlimited = Field(default=None, description="bytes of one stream")
     match: Words = Field(default=(), description="who may use it; empty means whoever has a ticket")
+    volumes: Words = Field(default=(), description="pool/volume, with *: what disks in users' XML may be")
+    networks: Words = Field(default=(), description="networks, with *, that users' XML may name")
+    file_roots: Words = Field(
+        default=(), description="directories over there whose files disks in users' XML may be"
+    )
+    remote_disks: Words = Field(default=(), description="protocol://host of network disks in users' XML")
+    emulators: Words = Field(
+        default=(
+            "/usr/bin/qemu-system-x86_64",
+            "/usr/bin/qemu-system-aarch64",
+            "/usr/bin/qemu-kvm",
+            "/usr/bin/kvm",
+            "/usr/libexec/qemu-kvm",
+        ),
+        description="programs that users' XML may name as the emulator",
+    )
+    user_network: Flag = Field(
+        default=False, description="whether users' XML may have guests use the host's own network"
+    )
 
 
 class Tunnel(Service):

@@ -17,6 +17,7 @@ from gateway.ctl.completion import script
 from gateway.ctl.control import Refused, Unreachable
 from gateway.ctl.link_commands import Link
 from gateway.ctl.recording_commands import Recording
+from gateway.ctl.rpc_command import Rpc
 from gateway.ctl.service_commands import Check, Drain, Reload, Status
 from gateway.ctl.session_commands import Session
 from gateway.ctl.shell import Failed, Shell
@@ -71,6 +72,7 @@ class Gatewayctl(Command):
         ("token", None, Token, "sign and explain tokens"),
         ("link", None, Link, "a ticket and the URL to use it"),
         ("recording", None, Recording, "what was recorded of consoles"),
+        ("rpc", None, Rpc, "ask hypervisors, one command at a time or in a shell"),
         ("status", None, Status, "how the gateway is"),
         ("drain", None, Drain, "let no new session begin"),
         ("reload", None, Reload, "read configuration and certificates again"),

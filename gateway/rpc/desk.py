@@ -23,9 +23,12 @@ from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
+from gateway.rpc.objects import names_told
+from gateway.rpc.permissions import STATEFUL
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site, Sites
+from gateway.rpc.xml_guard import Guard, Policy
 from gateway.wire import libvirt_schema
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure
@@ -38,9 +41,12 @@ TTL = 86_400.0
 
 
 @lru_cache(4096)
-def scope_of(rights: Rights | None, readonly: bool) -> Scope:
-    """The scope of *rights*; making one compiles its globs."""
-    return Scope(rights, readonly)
+def scope_of(rights: Rights | None, readonly: bool, policy: Policy | None) -> Scope:
+    """The scope of *rights*; making one compiles its globs.
+
+    :param policy: what XML may name, None for everything.
+    """
+    return Scope(rights, readonly, None if policy is None else Guard(policy))
 
 
 @frozen
@@ -149,7 +155,8 @@ class Desk:
         site = self.site(caller, handle.target)
         readonly = handle.readonly or site.readonly
         rights = dict.fromkeys((caller.rights, handle.rights or Rights()))
-        return Opened(handle, site, tuple(scope_of(each, readonly) for each in rights))
+        policy = None if caller.admin else site.policy
+        return Opened(handle, site, tuple(scope_of(each, readonly, policy) for each in rights))
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -173,6 +180,8 @@ class Desk:
             procedure = libvirt_schema.procedure(name)
         except KeyError:
             raise errors.BadArguments("proc", "there is no such procedure") from None
+        if name in STATEFUL:
+            raise errors.Denied(name)  # it would change a connection that others use, too
         began, end, told = self.clock.seconds(), "ok", None
         plans: Sequence[Plan] = ()
         try:
@@ -180,9 +189,9 @@ class Desk:
                 await opened.site.hub.settled()
             plans = opened.plans(procedure, arguments)
             results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
+            self._learn(opened.site, plans[-1].procedure, arguments, results)
             for plan in reversed(plans):
                 results = plan.answer(results)
-            self._learn(opened.site, name, arguments, results)
             return dict(results)
         except LibvirtError as error:
             told = error
@@ -225,13 +234,15 @@ class Desk:
         return await self.journal.run(request, ask)
 
     @staticmethod
-    def _learn(site: Site, name: str, arguments: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-        dom = results.get("dom")
-        if isinstance(dom, Mapping):
-            site.hub.learn(dom)
-        elif name == "DOMAIN_RENAME" and arguments.get("new_name"):
-            was = site.hub.names(arguments["dom"]["uuid"])
-            site.hub.learn(arguments["dom"] | {"name": arguments["new_name"]}, was=was)
+    def _learn(
+        site: Site, procedure: Procedure, arguments: Mapping[str, Any], results: Mapping[str, Any]
+    ) -> None:
+        """Take note of names, before events tell of them."""
+        for uuid, name in names_told(procedure, results).items():
+            site.hub.learn({"uuid": uuid, "name": name})
+        if procedure.name == "DOMAIN_RENAME" and arguments.get("new_name"):
+            uuid = arguments["dom"]["uuid"]
+            site.hub.learn({"uuid": uuid, "name": arguments["new_name"]}, was=site.hub.names(uuid))
 
     def _note(
         self,

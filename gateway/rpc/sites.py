@@ -15,6 +15,7 @@ from gateway.rpc.connector import dialing
 from gateway.rpc.event_hub import EventHub
 from gateway.rpc.target import Target
 from gateway.rpc.transports import Transports
+from gateway.rpc.xml_guard import Policy
 from gateway.wire.libvirt_url import LibvirtUrl, parse_url
 
 #: Between the name of a target, and the name that libvirt is to open instead of the configured one.
@@ -38,6 +39,21 @@ class Site:
     match: tuple[str, ...] = ()
     private: bool = False
     section: Section | None = field(default=None, repr=False)
+
+    @property
+    def policy(self) -> Policy:
+        """What of its host the XML of users may name."""
+        section = self.section
+        if section is None:
+            return Policy()
+        return Policy(
+            section.volumes,
+            section.networks,
+            section.file_roots,
+            section.emulators,
+            section.remote_disks,
+            section.user_network,
+        )
 
     @property
     def readonly(self) -> bool:
