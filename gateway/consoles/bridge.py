@@ -139,8 +139,9 @@ class Bridge:
 
     async def connect(self) -> None:
         """Connect :attr:`line`."""
-        takeover = self.admission.takeover
-        await self.consoles.reach.connect(self.target, LineFactory(self.line), takeover=takeover)
+        reach, admission = self.consoles.reach, self.admission
+        who, takeover = admission.principal, admission.takeover
+        await reach.connect(self.target, LineFactory(self.line), principal=who, takeover=takeover)
 
     async def serve(self, exchange: Exchange, handshake: Handshake) -> None:
         """Accept the browser, and stay until it is gone."""

@@ -60,17 +60,16 @@ class Stream(Protocol):
 class Hypervisors(Protocol):
     """What the hypervisors of the configuration can be asked for; names of them that are unknown are refused.
 
-    Both methods raise :class:`~gateway.errors.GatewayError`.
+    Both methods raise :class:`~gateway.errors.GatewayError`. Principals take turns.
     """
 
-    async def open_line(self, target: str, uuid: str, device: str | None, *, force: bool) -> Stream:
+    async def open_line(self, place: ConsolePlace, *, principal: str, force: bool) -> Stream:
         """Open a serial line.
 
-        :param device: its alias, None for the first.
         :param force: whoever has it now is thrown out.
         """
 
-    async def open_graphics(self, target: str, uuid: str, index: int) -> int:
+    async def open_graphics(self, place: ConsolePlace, *, principal: str) -> int:
         """Return the descriptor of a connected socket, which lets whoever has it in without a password."""
 
 
@@ -188,16 +187,18 @@ class HypervisorReach:
     hypervisors: Hypervisors = field(repr=False)
     reactor: Any = field(repr=False)
 
-    async def connect(self, place: ConsolePlace, factory: IProtocolFactory, *, force: bool) -> IProtocol:
+    async def connect(
+        self, place: ConsolePlace, factory: IProtocolFactory, *, principal: str, force: bool
+    ) -> IProtocol:
         """Connect a protocol of *factory* to the console at *place*.
 
         :param force: whoever has this serial line now is thrown out.
         :raises gateway.errors.GatewayError: it is out of reach.
         """
         if place.graphics is not None:
-            descriptor = await self.hypervisors.open_graphics(place.target, place.uuid, place.graphics)
+            descriptor = await self.hypervisors.open_graphics(place, principal=principal)
             return self._adopt(descriptor, factory)
-        stream = await self.hypervisors.open_line(place.target, place.uuid, place.device, force=force)
+        stream = await self.hypervisors.open_line(place, principal=principal, force=force)
         protocol = factory.buildProtocol(UNIXAddress(None))
         if protocol is None:
             stream.close()

@@ -65,7 +65,7 @@ class SharedBridge(VncBridge):
 
         async def log_in(line: Line) -> Desktop:
             secret, user = admission.secret, admission.principal
-            await reach.connect(target, LineFactory(line))
+            await reach.connect(target, LineFactory(line), principal=user)
             login = VncLogin(reach, target, line, secret=secret, user=user, asks=False)
             await login.log_in()
             return await login.desktop()

@@ -196,17 +196,19 @@ class Reach:
             self.dialer.policy.judge(target.scheme, target.host, address, target.port)
 
     async def connect(
-        self, target: Target, factory: IProtocolFactory, *, takeover: bool = False
+        self, target: Target, factory: IProtocolFactory, *, principal: str = "", takeover: bool = False
     ) -> IProtocol:
         """Connect a protocol of *factory* to *target*; where TLS comes first, once the server is verified.
 
+        :param principal: for whom; hypervisors let principals take turns.
         :param takeover: a hypervisor lets us have a serial line even if somebody else has it.
         :raises gateway.errors.GatewayError: as :meth:`gateway.core.dial.Dialer.connect`.
         """
         if target.place is not None:
             if self.hypervisors is None:
                 raise errors.NotImplementedHere("Consoles of hypervisors are not served here")
-            return await self.hypervisors.connect(target.place, factory, force=takeover)
+            behind, place = self.hypervisors, target.place
+            return await behind.connect(place, factory, principal=principal, force=takeover)
         if target.path is not None:
             return await self.dialer.connect_unix(target.path, factory)
         tls = self.trust(target) if target.wrapped else None

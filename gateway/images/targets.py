@@ -74,8 +74,8 @@ class Targets:
             up = self.upstreams
             return NbdTarget(self.nbd, place, limit, grant.sparse, in_thread, up.clock, up.timeout)
         if scheme == "libvirt" and ticket.trusted and self.volumes is not None:
-            up = self.upstreams
-            return VolumeTarget(self.volumes, volume_of(grant.url), limit, in_thread, up.clock, up.timeout)
+            volume, who, up = volume_of(grant.url), grant.principal, self.upstreams
+            return VolumeTarget(self.volumes, volume, who, limit, in_thread, up.clock, up.timeout)
         raise errors.NotImplementedHere(f"Images of scheme {scheme} are not served here")
 
     def _counted(self, ticket: Ticket, function: Callable[..., Any], *args: object) -> Deferred[Any]:

@@ -51,15 +51,16 @@ class Volumes(Protocol):
     """The volumes of all hypervisors of the configuration.
 
     All methods raise :class:`~gateway.errors.GatewayError`. Offsets and lengths are bytes; no length is 0.
+    Principals take turns.
     """
 
-    async def info(self, target: str, pool: str, volume: str) -> VolumeInfo:
+    async def info(self, place: VolumePlace, *, principal: str) -> VolumeInfo:
         """Describe a volume as it is now."""
 
-    async def download(self, target: str, pool: str, volume: str, offset: int, length: int) -> relay.Source:
+    async def download(self, place: VolumePlace, offset: int, length: int, *, principal: str) -> relay.Source:
         """Begin to read; the source delivers exactly *length* bytes, or fails with an UpstreamFailed."""
 
-    async def upload(self, target: str, pool: str, volume: str, offset: int, length: int) -> Upload:
+    async def upload(self, place: VolumePlace, offset: int, length: int, *, principal: str) -> Upload:
         """Begin to write."""
 
 
@@ -67,6 +68,7 @@ class Volumes(Protocol):
 class VolumeTarget:
     """One volume.
 
+    :ivar principal: whose ticket this is.
     :ivar limit: bytes that the ticket lets anybody see, None for all.
     :ivar in_thread: runs a function elsewhere than on the reactor's thread.
     :ivar timeout: seconds without progress after which an upload is given up.
@@ -74,6 +76,7 @@ class VolumeTarget:
 
     _volumes: Volumes = field(repr=False)
     _place: VolumePlace = field(repr=False)
+    _principal: str
     _limit: int | None
     _in_thread: Callable[..., Deferred[Any]] = field(repr=False)
     _clock: IReactorTime = field(repr=False)
@@ -83,15 +86,14 @@ class VolumeTarget:
     def name(self) -> str:
         return f"libvirt://{self._place.target}"
 
-    @property
-    def _where(self) -> tuple[str, str, str]:
-        return self._place.target, self._place.pool, self._place.volume
+    async def _info(self) -> VolumeInfo:
+        return await self._volumes.info(self._place, principal=self._principal)
 
     async def options(self) -> Capabilities:
         return Capabilities(("checksum", "extents", "flush"), 8, 8)
 
     async def size(self) -> int:
-        size = (await self._volumes.info(*self._where)).size
+        size = (await self._info()).size
         return size if self._limit is None else min(size, self._limit)
 
     # -- reading ---------------------------------------------------------------------------
@@ -103,7 +105,8 @@ class VolumeTarget:
         start, stop = wanted.resolve(size) if wanted is not None and partial else (0, size)
         source: relay.Source = Held(b"")
         if stop > start:
-            source = await self._volumes.download(*self._where, start, stop - start)
+            length, who = stop - start, self._principal
+            source = await self._volumes.download(self._place, start, length, principal=who)
         return Reading(source, start, stop - start, partial)
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
@@ -127,12 +130,12 @@ class VolumeTarget:
     # -- writing ---------------------------------------------------------------------------
 
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
-        bound = (await self._volumes.info(*self._where)).bound
+        bound = (await self._info()).bound
         if bound is not None and offset + length > bound:
             raise errors.RangeNotSatisfiable("Requested range out of allowed range", available=bound)
         if not length:
             return
-        upload = await self._volumes.upload(*self._where, offset, length)
+        upload = await self._volumes.upload(self._place, offset, length, principal=self._principal)
         try:
             await self._move(body, _Noting(upload))
         finally:

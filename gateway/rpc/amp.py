@@ -150,6 +150,11 @@ class BoundedAMP(amp.AMP):
         for call in calls:
             self._cancel(call)
 
+    def close(self) -> None:
+        """Hang up, once what waits is sent."""
+        if not self._over:
+            self._shut("closed")
+
     @property
     def over(self) -> bool:
         """Whether nothing more can be sent."""

@@ -164,8 +164,8 @@ class Link:
         """Hang up for good; what was asked fails."""
         self._end(errors.Interrupted("The connection was closed", maybe_executed=False))
         side, self._side = self._side, None
-        if side is not None and side.transport is not None:
-            side.transport.loseConnection()
+        if side is not None:
+            side.close()
 
     async def ask(self, command: type[Command], **arguments: Any) -> dict[str, Any]:
         """Ask for *command*, on a connection that is made again first if it has to be.

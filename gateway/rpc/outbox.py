@@ -39,6 +39,7 @@ class Outbox:
         self._held = False
         self._producer: IPushProducer | None = None
         self.send: Callable[[bytes], object] = transport.write
+        self._registered = single
         if single:
             self.send = self._queue
             transport.registerProducer(self, True)
@@ -76,7 +77,11 @@ class Outbox:
     def close(self) -> None:
         """Nothing more is written; what still waits for its turn is dropped."""
         self._waiting.clear()
-        if self._single:
+        self._unregister()
+
+    def _unregister(self) -> None:
+        if self._registered:
+            self._registered = False
             self._transport.unregisterProducer()
 
     # -- of the transport's producer -------------------------------------------------------
@@ -92,8 +97,9 @@ class Outbox:
 
     def stopProducing(self) -> None:
         self._full = True
-        # Whose connection this is hears so next.
+        # Lost; whose connection this is hears so next.
         self._waiting.clear()
+        self._registered = False
 
     # -- of whoever writes much ------------------------------------------------------------
 
@@ -101,16 +107,15 @@ class Outbox:
         """*producer* is paused while what it wrote cannot be sent, and stopped when that is in vain."""
         self._producer, self._held = producer, False
         if not self._single:
-            self._full = False
+            self._full, self._registered = False, True
             self._transport.registerProducer(self, True)
         self._tell()
 
     def unregisterProducer(self) -> None:
         """It writes nothing more."""
-        if self._producer is not None:
-            self._producer = None
-            if not self._single:
-                self._transport.unregisterProducer()
+        self._producer = None
+        if not self._single:
+            self._unregister()
 
     def release(self) -> None:
         """Stop whoever writes much: nobody wants it."""

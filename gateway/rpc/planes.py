@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from gateway import errors
 from gateway.rpc.stream import Stream
 from gateway.rpc.volume_stream import VolumeDownload, VolumeUpload, wording
+from gateway.wire.hypervisor_url import ConsolePlace, VolumePlace
 from gateway.wire.safe_xml import XmlError
 from gateway.wire.volume_xml import VolumeInfo, parse_volume
 
@@ -25,11 +26,15 @@ _SKIP_AUTH = 1
 class Hypervisor(Protocol):
     """What is used of :class:`gateway.rpc.target.Target`."""
 
-    async def call(self, name: str, arguments: Mapping[str, object], /) -> dict[str, Any]: ...
+    async def call(
+        self, name: str, arguments: Mapping[str, object], /, *, principal: str
+    ) -> dict[str, Any]: ...
+
     async def stream(
-        self, name: str, arguments: Mapping[str, object], /
+        self, name: str, arguments: Mapping[str, object], /, *, principal: str
     ) -> tuple[dict[str, Any], Stream]: ...
-    async def descriptor(self, name: str, arguments: Mapping[str, object], /) -> int: ...
+
+    async def descriptor(self, name: str, arguments: Mapping[str, object], /, *, principal: str) -> int: ...
 
 
 class Planes:
@@ -43,11 +48,12 @@ class Planes:
 
     # -- volumes, see gateway.images.volume ------------------------------------------------
 
-    async def info(self, target: str, pool: str, volume: str) -> VolumeInfo:
+    async def info(self, place: VolumePlace, *, principal: str) -> VolumeInfo:
         """Describe a volume as it is now."""
         with wording():
-            hypervisor, found = await self._volume(target, pool, volume)
-            answer = await hypervisor.call("STORAGE_VOL_GET_XML_DESC", {"vol": found, "flags": 0})
+            hypervisor, volume = await self._volume(place, principal)
+            arguments = {"vol": volume, "flags": 0}
+            answer = await hypervisor.call("STORAGE_VOL_GET_XML_DESC", arguments, principal=principal)
         try:
             return parse_volume(answer["xml"])
         except XmlError as error:
@@ -55,44 +61,50 @@ class Planes:
                 "The size of this volume cannot be told", reason="malformed"
             ) from error
 
-    async def download(self, target: str, pool: str, volume: str, offset: int, length: int) -> VolumeDownload:
+    async def download(
+        self, place: VolumePlace, offset: int, length: int, *, principal: str
+    ) -> VolumeDownload:
         """Begin to read exactly *length* bytes."""
-        stream = await self._stream("STORAGE_VOL_DOWNLOAD", target, pool, volume, offset, length)
+        stream = await self._stream("STORAGE_VOL_DOWNLOAD", place, offset, length, principal)
         return VolumeDownload(stream, length)
 
-    async def upload(self, target: str, pool: str, volume: str, offset: int, length: int) -> VolumeUpload:
+    async def upload(self, place: VolumePlace, offset: int, length: int, *, principal: str) -> VolumeUpload:
         """Begin to write."""
-        return VolumeUpload(await self._stream("STORAGE_VOL_UPLOAD", target, pool, volume, offset, length))
+        return VolumeUpload(await self._stream("STORAGE_VOL_UPLOAD", place, offset, length, principal))
 
     async def _stream(
-        self, procedure: str, target: str, pool: str, volume: str, offset: int, length: int
+        self, procedure: str, place: VolumePlace, offset: int, length: int, principal: str
     ) -> Stream:
         with wording():
-            hypervisor, found = await self._volume(target, pool, volume)
-            arguments = {"vol": found, "offset": offset, "length": length, "flags": 0}
-            _, stream = await hypervisor.stream(procedure, arguments)
+            hypervisor, volume = await self._volume(place, principal)
+            arguments = {"vol": volume, "offset": offset, "length": length, "flags": 0}
+            _, stream = await hypervisor.stream(procedure, arguments, principal=principal)
         return stream
 
-    async def _volume(self, target: str, pool: str, volume: str) -> tuple[Hypervisor, object]:
-        hypervisor = self._hypervisor(target)
-        of_pool = await hypervisor.call("STORAGE_POOL_LOOKUP_BY_NAME", {"name": pool})
-        found = await hypervisor.call("STORAGE_VOL_LOOKUP_BY_NAME", {"pool": of_pool["pool"], "name": volume})
+    async def _volume(self, place: VolumePlace, principal: str) -> tuple[Hypervisor, object]:
+        hypervisor = self._hypervisor(place.target)
+        wanted: dict[str, object] = {"name": place.pool}
+        pool = (await hypervisor.call("STORAGE_POOL_LOOKUP_BY_NAME", wanted, principal=principal))["pool"]
+        wanted = {"pool": pool, "name": place.volume}
+        found = await hypervisor.call("STORAGE_VOL_LOOKUP_BY_NAME", wanted, principal=principal)
         return hypervisor, found["vol"]
 
     # -- consoles, see gateway.consoles.hypervisor -----------------------------------------
 
-    async def open_line(self, target: str, uuid: str, device: str | None, *, force: bool) -> Stream:
-        """Open a serial line."""
-        arguments = {"dom": _machine(uuid), "dev_name": device, "flags": _FORCE if force else 0}
+    async def open_line(self, place: ConsolePlace, *, principal: str, force: bool) -> Stream:
+        """Open a serial line; by *force* whoever has it now is thrown out."""
+        arguments = {"dom": _machine(place), "dev_name": place.device, "flags": _FORCE if force else 0}
         with wording():
-            _, stream = await self._hypervisor(target).stream("DOMAIN_OPEN_CONSOLE", arguments)
+            hypervisor = self._hypervisor(place.target)
+            _, stream = await hypervisor.stream("DOMAIN_OPEN_CONSOLE", arguments, principal=principal)
         return stream
 
-    async def open_graphics(self, target: str, uuid: str, index: int) -> int:
+    async def open_graphics(self, place: ConsolePlace, *, principal: str) -> int:
         """Return the descriptor of a socket to a screen."""
-        arguments = {"dom": _machine(uuid), "idx": index, "flags": _SKIP_AUTH}
+        arguments = {"dom": _machine(place), "idx": place.graphics or 0, "flags": _SKIP_AUTH}
         with wording():
-            return await self._hypervisor(target).descriptor("DOMAIN_OPEN_GRAPHICS_FD", arguments)
+            hypervisor = self._hypervisor(place.target)
+            return await hypervisor.descriptor("DOMAIN_OPEN_GRAPHICS_FD", arguments, principal=principal)
 
     def _hypervisor(self, name: str) -> Hypervisor:
         try:
@@ -101,5 +113,5 @@ class Planes:
             raise errors.NoTarget from None
 
 
-def _machine(uuid: str) -> dict[str, object]:
-    return {"name": "", "uuid": uuid, "id": -1}
+def _machine(place: ConsolePlace) -> dict[str, object]:
+    return {"name": "", "uuid": place.uuid, "id": -1}

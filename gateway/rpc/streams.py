@@ -56,7 +56,8 @@ class Streams:
         """Call *procedure*; return its results and the stream, which closes its connection by ``close``.
 
         :raises gateway.errors.Busy: there are too many.
-        :raises gateway.errors.GatewayError: the connection cannot be made, or the call fails.
+        :raises gateway.errors.TargetDown: the connection cannot be made.
+        :raises gateway.errors.GatewayError: the call fails.
         """
         mine = sum(place.principal == principal for place in self._places)
         if len(self._places) >= MOST or mine >= EACH:
@@ -67,7 +68,10 @@ class Streams:
         begun = False
         try:
             # Without keepalive: a stream may have to wait for whoever reads it.
-            connection = await self._connector.connect(readonly=readonly, keepalive=False)
+            try:
+                connection = await self._connector.connect(readonly=readonly, keepalive=False)
+            except errors.GatewayError as error:
+                raise errors.TargetDown(reason=error.reason) from error
             place.connection = connection
             connection.lost = partial(self._lost, place, procedure.stream == "w")
             if procedure.stream == "w":

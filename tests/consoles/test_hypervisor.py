@@ -20,6 +20,7 @@ from gateway import errors
 from gateway.consoles.hypervisor import HypervisorReach, StreamTransport
 from gateway.consoles.line import LAST_WORDS, Line
 from gateway.core.policy import Policy, parse_rule
+from gateway.wire.hypervisor_url import ConsolePlace
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.websocket_frames import BINARY
 from tests.consoles import test_shared_bridge as shared
@@ -169,13 +170,13 @@ class Lab:
         self.slow = False
         self._screen = screen
 
-    async def open_line(self, target: str, uuid: str, device: str | None, *, force: bool) -> FakeStream:
-        await self._ask(target, uuid, device, force)
+    async def open_line(self, place: ConsolePlace, *, principal: str, force: bool) -> FakeStream:
+        await self._ask(place, principal, force)
         self.streams.append(FakeStream())
         return self.streams[-1]
 
-    async def open_graphics(self, target: str, uuid: str, index: int) -> int:
-        await self._ask(target, uuid, index)
+    async def open_graphics(self, place: ConsolePlace, *, principal: str) -> int:
+        await self._ask(place, principal)
         return self._screen()
 
     async def _ask(self, *words: object) -> None:
@@ -242,14 +243,14 @@ class LineTests(_LabCase):
 
     async def test_bytes(self) -> None:
         """Bytes pass both ways and are counted, as on any other line."""
-        page, stream = await self.line()
+        page, stream = await self.line(principal="alice")
         page.send(b"typed")
         stream.says(b"login: ")
         await self.until(lambda: page.said == b"login: " and stream.told == b"typed")
         [session] = self.sessions.list()
         self.assertEqual((session.bytes_in, session.bytes_out), (5, 7))
         self.assertEqual(session.target, f"libvirt://lab/{UUID}")
-        self.assertEqual(self.lab.asked, [("lab", UUID, None, False)])
+        self.assertEqual(self.lab.asked, [(ConsolePlace("lab", UUID), "alice", False)])
 
     async def test_asked(self) -> None:
         """The device is the url's; whoever has the line is thrown out only by those who may take over."""
@@ -257,7 +258,8 @@ class LineTests(_LabCase):
         first.transport.abortConnection()
         await self.until(lambda: first.lost)
         await self.enter(f"{LINE}/serial1", ops=["control"])
-        self.assertEqual([words[2:] for words in self.lab.asked], [("serial1", True), ("serial1", False)])
+        place = ConsolePlace("lab", UUID, "serial1")
+        self.assertEqual(self.lab.asked, [(place, "", True), (place, "", False)])
 
     async def test_view_only(self) -> None:
         """Who may only look is not heard."""
@@ -379,7 +381,7 @@ class ScreenTests(_LabCase):
         page = await self.enter(SCREEN)
         page.send(b"RFB 003.008\n")
         await self.until(lambda: self.reached[0].heard == page.said == self.greeting)
-        self.assertEqual(self.lab.asked, [("lab", UUID, 0)])
+        self.assertEqual(self.lab.asked, [(ConsolePlace("lab", UUID, None, 0), "")])
         [session] = self.sessions.list()
         self.assertEqual(session.target, f"libvirt://lab/{UUID}")
 

@@ -10,6 +10,7 @@ from typing import Any
 from gateway import errors
 from gateway.images.targets import Targets
 from gateway.rpc.volume_stream import VolumeDownload, VolumeUpload
+from gateway.wire.hypervisor_url import VolumePlace
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.volume_xml import VolumeInfo
 from tests.images.stage import ID, OTHER, Client, Reply, StageTestCase
@@ -35,28 +36,32 @@ class Volumes:
         self.data = bytearray(DATA)
         self.capacity = len(DATA)
         self.format = "raw"
-        self.where: tuple[str, ...] = ()
+        self.where: Any = ()
         self.asked: list[tuple[str, int, int]] = []
         self.streams: list[FakeStream] = []
         self.fails: list[errors.GatewayError] = []
         self.live = True
         self.confirms = True
 
-    async def info(self, *where: str) -> VolumeInfo:
-        self.where = where
+    async def info(self, place: VolumePlace, *, principal: str) -> VolumeInfo:
+        self.where = (place, principal)
         self._fail()
         return VolumeInfo(self.capacity, len(self.data), self.format)
 
-    async def download(self, target: str, pool: str, volume: str, offset: int, length: int) -> VolumeDownload:
+    async def download(
+        self, place: VolumePlace, offset: int, length: int, *, principal: str
+    ) -> VolumeDownload:
         self._fail()
+        self.where = (place, principal)
         self.asked.append(("get", offset, length))
         view = bytes(self.data[offset : offset + length])
         pieces = [view[at : at + CHUNK] for at in range(0, length, CHUNK)] if self.live else []
         self.streams.append(FakeStream(*pieces, ends=self.live))
         return VolumeDownload(self.streams[-1], length)
 
-    async def upload(self, target: str, pool: str, volume: str, offset: int, length: int) -> VolumeUpload:
+    async def upload(self, place: VolumePlace, offset: int, length: int, *, principal: str) -> VolumeUpload:
         self._fail()
+        self.where = (place, principal)
         self.asked.append(("put", offset, length))
         stream = FakeStream()
         stream.confirms = self.confirms
@@ -111,7 +116,7 @@ class OperationTests(_Case):
     def test_read(self) -> None:
         """Whole and in parts; names are decoded, and every stream is closed."""
         self.assertEqual(self.image("GET").body, DATA)
-        self.assertEqual(self.volumes.where, ("lab", "p1", "disk 1"))
+        self.assertEqual(self.volumes.where, (VolumePlace("lab", "p1", "disk 1"), ""))
         for value, start, stop in (
             ("bytes=5-1999999", 5, 2_000_000),
             ("bytes=-3", len(DATA) - 3, len(DATA)),
@@ -216,6 +221,14 @@ class TrustTests(_Case):
         self.service.targets = Targets(targets.upstreams, targets.in_thread)
         reply = self.image("GET")
         self.assertEqual((reply.status, "libvirt" in reply.text), (501, True))
+
+    def test_principal(self) -> None:
+        """All is asked in the name of whoever has the ticket."""
+        self.install(principal="alice")
+        for ask in (lambda: self.image("GET"), lambda: self.image("PUT", DATA), lambda: self.image("HEAD")):
+            self.volumes.where = ()
+            self.assertEqual(ask().status, 200)
+            self.assertEqual(self.volumes.where[1], "alice")
 
     def test_session(self) -> None:
         """The list of sessions names the hypervisor, and no volume."""

@@ -312,6 +312,16 @@ class LostTests(ClientCase):
         self.assertIsInstance(reasons[0], errors.Unauthenticated)
 
     @run
+    async def test_hangs_up(self) -> None:
+        """Closed, the connection is gone at once, and with it what was asked and is not answered."""
+        gateway = await self.gateway(reconnect=True)
+        waiting = Deferred.fromCoroutine(gateway.ask(commands.GetState, dom="d-web"))
+        gateway.close()
+        await self.until(lambda: not self.endpoint.sides)
+        await self.raises(errors.Interrupted, waiting)
+        await self.raises(errors.Interrupted, gateway.version())
+
+    @run
     async def test_closed(self) -> None:
         """Closed while it is being made again: nothing is made, and whoever waits is told."""
         gateway = await self.gateway(reconnect=True)

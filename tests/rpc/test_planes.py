@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
 from gateway.rpc.planes import Planes
 from gateway.rpc.volume_stream import VolumeDownload, VolumeUpload
+from gateway.wire.hypervisor_url import ConsolePlace, VolumePlace
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.volume_xml import VolumeInfo
@@ -20,7 +22,9 @@ from tests.wire.test_volume_xml import QCOW2
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 POOL = {"name": "p1", "uuid": UUID}
 VOLUME = {"pool": "p1", "name": "v1", "key": "/k"}
-PLACE = ("lab", "p1", "v1")
+PLACE = VolumePlace("lab", "p1", "v1")
+LINE, SCREEN = ConsolePlace("lab", UUID), ConsolePlace("lab", UUID, None, 1)
+WHO = {"principal": "alice"}
 
 
 class Hypervisor:
@@ -36,8 +40,8 @@ class Hypervisor:
         self.xml = QCOW2
         self.open: Any = FakeStream()
 
-    async def call(self, name: str, arguments: Mapping[str, object]) -> dict[str, Any]:
-        self._take(name, arguments)
+    async def call(self, name: str, arguments: Mapping[str, object], *, principal: str) -> dict[str, Any]:
+        self._take(name, arguments, principal)
         answers: dict[str, dict[str, Any]] = {
             "STORAGE_POOL_LOOKUP_BY_NAME": {"pool": POOL},
             "STORAGE_VOL_LOOKUP_BY_NAME": {"vol": VOLUME},
@@ -45,15 +49,18 @@ class Hypervisor:
         }
         return answers[name]
 
-    async def stream(self, name: str, arguments: Mapping[str, object]) -> tuple[dict[str, Any], Any]:
-        self._take(name, arguments)
+    async def stream(
+        self, name: str, arguments: Mapping[str, object], *, principal: str
+    ) -> tuple[dict[str, Any], Any]:
+        self._take(name, arguments, principal)
         return {}, self.open
 
-    async def descriptor(self, name: str, arguments: Mapping[str, object]) -> int:
-        self._take(name, arguments)
+    async def descriptor(self, name: str, arguments: Mapping[str, object], *, principal: str) -> int:
+        self._take(name, arguments, principal)
         return 77
 
-    def _take(self, name: str, arguments: Mapping[str, object]) -> None:
+    def _take(self, name: str, arguments: Mapping[str, object], principal: str) -> None:
+        assert principal == "alice"
         procedure(name).arguments.pack(arguments)
         self.said.append((name, arguments))
         if name in self.fails:
@@ -77,7 +84,7 @@ class PlanesTests(_Case):
 
     def test_info(self) -> None:
         """A volume is looked up by names, and described by its XML."""
-        self.assertEqual(self.ok(self.planes.info(*PLACE)), VolumeInfo(4194304, 196616, "qcow2"))
+        self.assertEqual(self.ok(self.planes.info(PLACE, **WHO)), VolumeInfo(4194304, 196616, "qcow2"))
         self.assertEqual(
             self.hypervisor.said,
             [
@@ -90,12 +97,14 @@ class PlanesTests(_Case):
     def test_nonsense(self) -> None:
         """A hypervisor that describes a volume without a size has failed."""
         self.hypervisor.xml = "<volume/>"
-        self.assertEqual(self.fails(errors.UpstreamFailed, self.planes.info(*PLACE)).reason, "malformed")
+        self.assertEqual(
+            self.fails(errors.UpstreamFailed, self.planes.info(PLACE, **WHO)).reason, "malformed"
+        )
 
     def test_streams(self) -> None:
         """A transfer names its range, and no holes."""
-        self.ok(self.planes.download(*PLACE, 10, 20))
-        self.ok(self.planes.upload(*PLACE, 30, 40))
+        self.ok(self.planes.download(PLACE, 10, 20, **WHO))
+        self.ok(self.planes.upload(PLACE, 30, 40, **WHO))
         asked = [it for it in self.hypervisor.said if it[0].endswith("LOAD")]
         self.assertEqual(
             asked,
@@ -108,7 +117,7 @@ class PlanesTests(_Case):
     def test_line(self) -> None:
         """A line is opened by uuid; by force only when somebody asks for that."""
         for device, force in ((None, False), ("serial1", True)):
-            opened = self.ok(self.planes.open_line("lab", UUID, device, force=force))
+            opened = self.ok(self.planes.open_line(evolve(LINE, device=device), force=force, **WHO))
             self.assertIs(opened, self.hypervisor.open)
             name, arguments = self.hypervisor.said.pop()
             dom = {"name": "", "uuid": UUID, "id": -1}
@@ -117,17 +126,17 @@ class PlanesTests(_Case):
 
     def test_graphics(self) -> None:
         """A screen is opened so that it asks for no password."""
-        self.assertEqual(self.ok(self.planes.open_graphics("lab", UUID, 1)), 77)
+        self.assertEqual(self.ok(self.planes.open_graphics(SCREEN, **WHO)), 77)
         [(name, arguments)] = self.hypervisor.said
         self.assertEqual((name, arguments["idx"], arguments["flags"]), ("DOMAIN_OPEN_GRAPHICS_FD", 1, 1))
 
     def test_unknown(self) -> None:
         """A hypervisor that the configuration does not name is asked nothing."""
         for work in (
-            self.planes.info("x", "p1", "v1"),
-            self.planes.upload("x", "p1", "v1", 0, 1),
-            self.planes.open_line("x", UUID, None, force=False),
-            self.planes.open_graphics("x", UUID, 0),
+            self.planes.info(evolve(PLACE, target="x"), **WHO),
+            self.planes.upload(evolve(PLACE, target="x"), 0, 1, **WHO),
+            self.planes.open_line(evolve(LINE, target="x"), force=False, **WHO),
+            self.planes.open_graphics(evolve(SCREEN, target="x"), **WHO),
         ):
             self.fails(errors.NoTarget, work)
 
@@ -136,10 +145,10 @@ class PlanesTests(_Case):
         for code, status in ((50, 404), (29, 403), (9, 409), (3, 501), (68, 504), (38, 502), (8, 502)):
             refusal = LibvirtError(code, text="cannot open /secret/path")
             for name, work in (
-                ("STORAGE_VOL_LOOKUP_BY_NAME", self.planes.info(*PLACE)),
-                ("STORAGE_VOL_DOWNLOAD", self.planes.download(*PLACE, 0, 1)),
-                ("DOMAIN_OPEN_CONSOLE", self.planes.open_line("lab", UUID, None, force=False)),
-                ("DOMAIN_OPEN_GRAPHICS_FD", self.planes.open_graphics("lab", UUID, 0)),
+                ("STORAGE_VOL_LOOKUP_BY_NAME", self.planes.info(PLACE, **WHO)),
+                ("STORAGE_VOL_DOWNLOAD", self.planes.download(PLACE, 0, 1, **WHO)),
+                ("DOMAIN_OPEN_CONSOLE", self.planes.open_line(LINE, force=False, **WHO)),
+                ("DOMAIN_OPEN_GRAPHICS_FD", self.planes.open_graphics(SCREEN, **WHO)),
             ):
                 self.hypervisor.fails = {name: refusal}
                 error = self.fails(errors.GatewayError, work)
@@ -155,7 +164,7 @@ class PlanesTests(_Case):
             (errors.Busy(), errors.Busy),
         ):
             self.hypervisor.fails = {"STORAGE_POOL_LOOKUP_BY_NAME": failure}
-            self.fails(kind, self.planes.info(*PLACE))
+            self.fails(kind, self.planes.info(PLACE, **WHO))
 
 
 class DownloadTests(SynchronousTestCase):

@@ -647,9 +647,13 @@ class StreamTest(TargetCase):
     def test_down(self) -> None:
         """When the daemon is known to be out of reach, a stream is refused at once."""
         self.daemon.failure = errors.UpstreamFailed(reason="refused")
+        refusal = self.failureResultOf(self.open("DOMAIN_SCREENSHOT", _SHOT), errors.TargetDown)
+        self.assertEqual(refusal.value.reason, "refused")
         self.call("DOMAIN_GET_STATE", _STATE)
         self.turn(10)
+        dialed = len(self.daemon.dialed)
         self.failureResultOf(self.open("DOMAIN_SCREENSHOT", _SHOT), errors.TargetDown)
+        self.assertEqual(len(self.daemon.dialed), dialed)
 
 
 class LifeTest(TargetCase):
