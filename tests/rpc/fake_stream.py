@@ -31,8 +31,7 @@ class FakeStream:
         self._says = list(says)
         self._ends = ends
         self._sink: Callable[[bytes], object] | None = None
-        self._delivered: Deferred[None] | None = None
-        self._stored: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
         self._failure: errors.GatewayError | None = None
         self._watchers: list[Callable[[str], object]] = []
         self._producer: Any = None
@@ -40,13 +39,11 @@ class FakeStream:
     # -- the interface ---------------------------------------------------------------------
 
     def deliver(self, sink: Callable[[bytes], object]) -> Deferred[None]:
-        if self._failure is not None:
-            return fail(self._failure)
-        self._sink = sink
-        delivered: Deferred[None] = Deferred(lambda _: self.abort())
-        self._delivered = delivered
-        self.resumeProducing()
-        return delivered
+        done = self._done()
+        if self._failure is None:
+            self._sink = sink
+            self.resumeProducing()
+        return done
 
     def pauseProducing(self) -> None:
         self.flowing = False
@@ -72,16 +69,12 @@ class FakeStream:
         self._producer = None
 
     def finish(self) -> Deferred[None]:
-        if self._failure is not None:
-            return fail(self._failure)
-        if self.over:
-            return succeed(None)
-        self.finished = True
-        stored: Deferred[None] = Deferred(lambda _: self.abort())
-        self._stored = stored
-        if self.confirms:
-            self.confirm()
-        return stored
+        done = self._done()
+        if not self.over:
+            self.finished = True
+            if self.confirms:
+                self.confirm()
+        return done
 
     def abort(self) -> None:
         self.breaks(errors.Interrupted(maybe_executed=True), "aborted")
@@ -131,14 +124,23 @@ class FakeStream:
         if self._ends and self.flowing and not self._says and self._sink is not None and not self.over:
             self._end("finished")
 
+    def _done(self) -> Deferred[None]:
+        if not self.over:
+            self._waiting.append(Deferred(lambda _: self.abort()))
+            return self._waiting[-1]
+        return succeed(None) if self._failure is None else fail(self._failure)
+
     def _end(self, reason: str) -> None:
         self.over = reason
-        for deferred in (self._delivered, self._stored):
-            if deferred is not None and not deferred.called:
-                if self._failure is None:
-                    deferred.callback(None)
-                else:
-                    deferred.errback(self._failure)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            if self._failure is None:
+                deferred.callback(None)
+            else:
+                deferred.errback(self._failure)
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher(reason)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
