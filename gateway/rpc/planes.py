@@ -21,6 +21,8 @@ from gateway.wire.volume_xml import VolumeInfo, parse_volume
 _FORCE = 1
 #: VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH: the display asks for no password.
 _SKIP_AUTH = 1
+_BUSY = "Somebody else has this console, or the machine does not run"
+_STOPPED = "The machine does not run"
 
 
 class Hypervisor(Protocol):
@@ -94,7 +96,7 @@ class Planes:
     async def open_line(self, place: ConsolePlace, *, principal: str, force: bool) -> Stream:
         """Open a serial line; by *force* whoever has it now is thrown out."""
         arguments = {"dom": _machine(place), "dev_name": place.device, "flags": _FORCE if force else 0}
-        with wording():
+        with wording(_BUSY):
             hypervisor = self._hypervisor(place.target)
             _, stream = await hypervisor.stream("DOMAIN_OPEN_CONSOLE", arguments, principal=principal)
         return stream
@@ -102,7 +104,7 @@ class Planes:
     async def open_graphics(self, place: ConsolePlace, *, principal: str) -> int:
         """Return the descriptor of a socket to a screen."""
         arguments = {"dom": _machine(place), "idx": place.graphics or 0, "flags": _SKIP_AUTH}
-        with wording():
+        with wording(_STOPPED):
             hypervisor = self._hypervisor(place.target)
             return await hypervisor.descriptor("DOMAIN_OPEN_GRAPHICS_FD", arguments, principal=principal)
 

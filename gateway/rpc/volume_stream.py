@@ -16,29 +16,24 @@ from gateway.wire.libvirt_error import LibvirtError
 
 _log = Logger()
 #: What a user may know of what libvirt says, whose own texts hold paths, by HTTP status.
-_WORDS: dict[int, Callable[..., errors.GatewayError]] = {
-    400: errors.UpstreamFailed,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    501: errors.NotImplementedHere,
-    504: errors.UpstreamTimeout,
-}
-_TEXTS = {
-    403: "The hypervisor does not permit this",
-    404: "The hypervisor has nothing of that name",
-    409: "The hypervisor cannot do this now",
-    501: "The hypervisor cannot do this",
-    504: "The hypervisor did not answer in time",
+_WORDS: dict[int, tuple[Callable[..., errors.GatewayError], str]] = {
+    403: (errors.Forbidden, "The hypervisor does not permit this"),
+    404: (errors.NotFound, "The hypervisor has no such machine, pool or volume"),
+    409: (errors.Conflict, "The hypervisor cannot do this now"),
+    501: (errors.NotImplementedHere, "The hypervisor cannot do this"),
+    504: (errors.UpstreamTimeout, "The hypervisor did not answer in time"),
 }
 
 
-def in_words(error: errors.GatewayError) -> errors.GatewayError:
-    """What the holder of a ticket is told of *error*; libvirt's own words are for the log."""
+def in_words(error: errors.GatewayError, conflict: str = "") -> errors.GatewayError:
+    """What the holder of a ticket is told of *error*; libvirt's own words are for the log.
+
+    :param conflict: what it means that something is in a state that forbids this.
+    """
     if isinstance(error, LibvirtError):
         _log.info("a hypervisor refused: {problem} ({code})", problem=error.text, code=error.code)
-        kind = _WORDS.get(error.status, errors.UpstreamFailed)
-        return kind(_TEXTS.get(error.status, "The hypervisor refused"), reason=error.reason)
+        kind, text = _WORDS.get(error.status, (errors.UpstreamFailed, "The hypervisor refused"))
+        return kind(conflict if error.status == 409 and conflict else text, reason=error.reason)
     if isinstance(error, errors.Interrupted):
         return errors.UpstreamFailed(reason="interrupted")
     if isinstance(error, errors.DeadlinePassed):
@@ -47,12 +42,12 @@ def in_words(error: errors.GatewayError) -> errors.GatewayError:
 
 
 @contextmanager
-def wording() -> Iterator[None]:
+def wording(conflict: str = "") -> Iterator[None]:
     """Have calls fail :func:`in_words`."""
     try:
         yield
     except errors.GatewayError as error:
-        raise in_words(error) from error
+        raise in_words(error, conflict) from error
 
 
 class Stream(Protocol):

@@ -385,6 +385,12 @@ class ScreenTests(_LabCase):
         [session] = self.sessions.list()
         self.assertEqual(session.target, f"libvirt://lab/{UUID}")
 
+    async def test_secret(self) -> None:
+        """Whatever password the ticket has, a screen behind a hypervisor is open to us."""
+        self.greeting = b"RFB 003.008\n"
+        page = await self.enter(SCREEN, secret="sekret")
+        await self.until(lambda: page.said == self.greeting)
+
     async def test_stalled_browser(self) -> None:
         """A browser that takes nothing stops the machine, and loses no byte of it."""
         page = await self.enter(SCREEN)
@@ -448,6 +454,22 @@ class SharedScreenTests(_LabCase, shared.SharedTests):
 
     async def ticket(self, uuid: str = ID, **members: Any) -> str:
         return await super().ticket(uuid, url=SCREEN, **members)
+
+    async def test_not_reached(self) -> None:
+        """Of a screen that is refused us nothing is left."""
+        kept = self.keep()
+        self.lab.fails = errors.UpstreamFailed()
+        await self.ticket(record=True)
+        self.assertEqual((await self.arrive()).status, 502)
+        await self.until(lambda: not list(kept.iterdir()))
+
+    async def test_other_secret(self) -> None:
+        """A password means nothing there, so that it parts nobody."""
+        await self.ticket()
+        await self.ticket(shared.OTHER, secret="wrong")
+        await self.join()
+        await self.join(shared.OTHER)
+        self.assertEqual(len(self.reached), 1)
 
     async def test_policy(self) -> None:
         """The rules of the policy say nothing of hypervisors, which only the configuration names."""

@@ -276,6 +276,7 @@ class ConsoleTests(PlanesCase):
         with self.assertRaises(Refused) as raised:
             self.enter(self.grant("console"))
         self.assertEqual(raised.exception.status, 409)
+        self.assertIn("Somebody else has this console", raised.exception.body)
         second = self.enter(self.grant("console", ops=["takeover"]))
         self.assertEqual(first.end()[0], 1000)
         self.daemon.virsh("reset", "tiny")

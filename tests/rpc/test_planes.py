@@ -154,6 +154,7 @@ class PlanesTests(_Case):
                 error = self.fails(errors.GatewayError, work)
                 self.assertEqual((error.status, error.reason), (status, f"libvirt-{code}"))
                 self.assertNotIn("secret", error.text)
+                self.assertEqual("console" in error.text, (code, name) == (9, "DOMAIN_OPEN_CONSOLE"))
 
     def test_lost(self) -> None:
         """A connection that is lost, or silent, is a host that failed; it may come back."""
