@@ -199,7 +199,8 @@ class LibvirtConnection(Protocol):
         opened = None
         if stream:
             head = Message(program, 1, number, Type.CALL, serial, Status.OK)
-            opened = Stream(self, head, writes=procedure.stream == "w")
+            # At once, for data may arrive before the answer.
+            opened = self._streams[serial] = Stream(self, head, writes=procedure.stream == "w")
         answer: Deferred[Any] = Deferred()
         calls[serial] = _Call(procedure, answer, opened, descriptor)
         self.outbox.send(pack_call(program, number, serial, payload))
@@ -232,9 +233,9 @@ class LibvirtConnection(Protocol):
         else:
             transport.pauseProducing()
 
-    def forget(self, head: Message) -> None:
-        """The stream of *head* is over."""
-        self._streams.pop(head.serial, None)
+    def forget(self, serial: int) -> None:
+        """The stream of this number is over."""
+        self._streams.pop(serial, None)
 
     # -- of the transport ------------------------------------------------------------------
 
@@ -324,8 +325,10 @@ class LibvirtConnection(Protocol):
                 result, count = self._descriptors.popleft(), count - 1
         for _ in range(count):
             os.close(self._descriptors.popleft())
-        if stream is not None and refusal is None:
-            self._streams[serial] = stream
+        if stream is not None and refusal is not None:
+            self.forget(serial)
+        elif stream is not None:
+            stream.opened()
             result = (result, stream)
             if not wanted:
                 stream.abort()

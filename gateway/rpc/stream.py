@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Sink = Callable[[bytes], object]
 
+#: Messages that may come before the answer to the call that opens a stream: libvirtd writes them when it has
+#: them, and the answer when its worker is done. Source: observed on libvirtd 9.0.
+EARLY = 32
+
 
 @implementer(IPushProducer)
 class Stream:
@@ -42,6 +46,7 @@ class Stream:
         self.writes = writes
         self._sink: Sink | None = None
         self._held: list[bytes] = []
+        self._open = False
         self._paused = False
         self._finished = False
         self._waiting: list[Deferred[None]] = []
@@ -160,6 +165,15 @@ class Stream:
             self._sink(message.payload)
         elif not self._finished:
             self._held.append(message.payload)
+            if self._open:
+                self.pauseProducing()
+            elif len(self._held) > EARLY:
+                raise XdrError("too much of a stream that is not open")
+
+    def opened(self) -> None:
+        """The answer to the call is there, after which data is read only when it is wanted."""
+        self._open = True
+        if self._held:
             self.pauseProducing()
 
     def broken(self, failure: errors.GatewayError, reason: str) -> None:
@@ -183,7 +197,7 @@ class Stream:
 
     def _ended(self, reason: str) -> None:
         self.over = reason
-        self._connection.forget(self._head)
+        self._connection.forget(self._head.serial)
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             if self._failure is None:

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from gateway import errors
 from gateway.core import relay
 from gateway.rpc.connection import LINGER
-from gateway.rpc.stream import Stream
+from gateway.rpc.stream import EARLY, Stream
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import CHUNK, Message, Status, Type
 from gateway.wire.libvirt_schema import procedure, record
@@ -94,6 +94,44 @@ class DownloadTest(StreamCase):
         self.say(self.confirm())
         self.successResultOf(stream.deliver(self.got.append))
         self.assertEqual(self.got, [b"ab"])
+
+    def test_before_the_answer(self) -> None:
+        """Data may come before the answer to the call, which is read all the same; so may the end."""
+        self.say(self.data(b"ab"), self.data(b"c"))
+        self.assertFalse(self.paused())
+        stream = self.open()
+        self.assertTrue(self.paused())
+        done = stream.deliver(self.got.append)
+        self.say(self.data(), self.confirm())
+        self.successResultOf(done)
+        self.assertEqual(self.got, [b"ab", b"c"])
+
+    def test_end_before_the_answer(self) -> None:
+        """A short stream may be over by then."""
+        self.say(self.data(b"ab"), self.data())
+        self.assertEqual(self.said(), [(Status.OK, b"")])
+        self.say(self.confirm())
+        stream = self.open()
+        self.assertFalse(self.paused())
+        self.successResultOf(stream.deliver(self.got.append))
+        self.assertEqual((self.got, self.over), ([b"ab"], ["finished"]))
+
+    def test_flood_before_the_answer(self) -> None:
+        """But there is a limit to it."""
+        for _ in range(EARLY):
+            self.say(self.data(b"ab"))
+        self.assertTrue(self.connection.alive)
+        self.say(self.data(b"ab"))
+        self.assertTrue(self.wire.aborted)
+        self.gone()
+        self.failureResultOf(self.opened, errors.Interrupted)
+
+    def test_refused_after_data(self) -> None:
+        """What came before a refusal is dropped, and so is what comes after it."""
+        self.say(self.data(b"ab"), self.refusal(self.head, 1), self.data(b"c"))
+        self.failureResultOf(self.opened, LibvirtError)
+        self.assertEqual(self.said(), [])
+        self.assertTrue(self.connection.alive)
 
     def test_pause_while_delivering(self) -> None:
         """A reader that has enough of what had waited is not flooded with more."""
