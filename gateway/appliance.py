@@ -133,7 +133,7 @@ class Appliance(logs.LoggedService):
         # Where clients may show certificates there is a context for that alone.
         self._client_tls = {
             section: ReloadableTLS(partial(self._own_context, section))
-            for section in ("tunnel", "rpc")
+            for section in ("tunnel", "rpc", "libvirt")
             if self._tls is not None and getattr(config, section) is not None
         }
         self.health = Health(self.registry, self.sessions, self.drain, self._tls, self._reactor, config)
@@ -145,7 +145,8 @@ class Appliance(logs.LoggedService):
 
     def _make_rpc(self, base: Base) -> Rpc | None:
         """The hypervisors, and the endpoint; None when the configuration has neither."""
-        if self.config.rpc is None and not self.config.targets:
+        config = self.config
+        if config.rpc is None and config.libvirt is None and not config.targets:
             return None
         hooks = Hooks(
             drain=self.drain.start,
@@ -165,7 +166,7 @@ class Appliance(logs.LoggedService):
     @staticmethod
     def _context(config: Config, section: str = "") -> ServerContext:
         tls = config.tls
-        client_ca = getattr(getattr(config, section, None), "client_ca", None)
+        service = getattr(config, section, None)
         if tls.certificate is None or tls.key is None:
             raise errors.ConfigError(["[tls] certificate and key: have to be set"])
         return ServerContext(
@@ -174,7 +175,8 @@ class Appliance(logs.LoggedService):
             tls.chain,
             tls.minimum,
             ciphers=tls.ciphers,
-            client_ca=client_ca,
+            maximum=getattr(service, "tls_maximum", None),
+            client_ca=getattr(service, "client_ca", None),
             now=wall(),
         )
 
@@ -183,12 +185,14 @@ class Appliance(logs.LoggedService):
 
     def _listen(self) -> None:
         """One site for each endpoint; services that share an endpoint share the site."""
-        for section, _, endpoint, encrypted in self.config.ports():
+        for name, key, endpoint, encrypted in self.config.ports():
+            # A target's own port is one for libvirt clients.
+            section = "libvirt" if name.startswith("target ") else name
             if section in UNAVAILABLE:
                 continue
             door = self._doors.get(endpoint)
             if door is None:
-                door = self._doors[endpoint] = self._door(section)
+                door = self._doors[endpoint] = self._door(name, key, encrypted)
                 factory: Any = door
                 if encrypted and self._tls is not None:
                     observe = partial(self._seen.handshake, section)
@@ -203,9 +207,11 @@ class Appliance(logs.LoggedService):
             if isinstance(door, GatewaySite):
                 self._serve(section, door)
 
-    def _door(self, section: str) -> Any:
-        """What takes the connections of a listener."""
-        return self.rpc.door if section == "rpc" and self.rpc is not None else self._site(section)
+    def _door(self, name: str, key: str, encrypted: bool) -> Any:
+        """What takes the connections of a listener, which stands under *name* and *key*."""
+        if self.rpc is not None and name.split(" ")[0] in ("rpc", "libvirt", "target"):
+            return self.rpc.port(name, key, encrypted)
+        return self._site(name)
 
     def _site(self, section: str) -> GatewaySite:
         limits = self.config.limits

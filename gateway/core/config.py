@@ -151,7 +151,7 @@ def _section(reading: _Reading, name: str, model: type[Section], base: Path) -> 
 
 
 #: Services that share their place with no other: they speak something else than HTTP, or give orders.
-_ALONE = {"control", "rpc", "libvirt"}
+_ALONE = {"control", "rpc", "libvirt", "target"}
 
 
 def _across(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -176,7 +176,7 @@ def _across(config: Config) -> Iterator[tuple[str, str, str]]:
         if other == (section, key, encrypted):
             continue
         place = f"[{other[0]}] {other[1]}"
-        if _ALONE & {section, other[0]} or "listen" not in (key, other[1]):
+        if _ALONE & {section.split(" ")[0], other[0].split(" ")[0]} or "listen" not in (key, other[1]):
             yield section, key, f"is that of {place}, right would be a place of its own"
         elif other[2] != encrypted:
             yield section, key, f"is that of {place}, right would be the same tls for both"

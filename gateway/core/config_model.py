@@ -270,6 +270,11 @@ class Config(Section):
             yield "control", "tcp", self.control.tcp, self.control.tls
         if self.libvirt is not None and self.libvirt.plain is not None:
             yield "libvirt", "plain", self.libvirt.plain, False
+        if self.libvirt is not None and self.libvirt.socket is not None:
+            yield "libvirt", "socket", self.libvirt.socket, False
+        for name, target in self.targets.items():
+            if self.libvirt is not None and target.listen is not None:
+                yield f"target {name}", "listen", target.listen, True
         if self.tunnel is not None and self.tunnel.tls_listen is not None:
             yield "tunnel", "tls_listen", self.tunnel.tls_listen, True
 
@@ -300,4 +305,4 @@ CLIENT_PAIRS = (
     ("consoles", "client_certificate", "client_key"),
 )
 #: Sections that are understood and have no effect yet.
-UNAVAILABLE = frozenset({"libvirt", "portal", "imagelist"})
+UNAVAILABLE = frozenset({"portal", "imagelist"})

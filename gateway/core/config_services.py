@@ -99,7 +99,18 @@ class Libvirt(Service):
     """libvirt's own protocol."""
 
     listen: Endpoint = Field(default="tcp:16514", description="where libvirt clients connect")
-    plain: EndpointOrOff = Field(default=None, description="a port without TLS, such as tcp:16509")
+    plain: EndpointOrOff = Field(
+        default=None,
+        description="a port without TLS and without a login, such as tcp:16509; ?ticket= says who",
+    )
+    socket: EndpointOrOff = Field(
+        default=None, description="a socket for local users, such as unix:/run/gateway/libvirt-sock:mode=666"
+    )
+    socket_users: Words = Field(default=(), description="local users who need no ticket there")
+    client_ca: Certificates | None = Field(
+        default=None, description="the authority of client certificates, PEM"
+    )
+    allowed_dn: Lines = Field(default=(), description="subjects of client certificates that may connect")
     tls_maximum: Literal["1.2", "1.3"] = Field(default="1.2", description="the newest TLS version to speak")
     verify_address: Flag = Field(
         default=False, description="whether a client's address must stand in its certificate"
@@ -110,6 +121,9 @@ class Target(Section):
     """One hypervisor."""
 
     uri: LibvirtUrl = Field(description="libvirt URL of the hypervisor")
+    listen: EndpointOrOff = Field(
+        default=None, description="a port of its own for libvirt clients, with TLS; needs [libvirt]"
+    )
     readonly: Flag = Field(default=False, description="whether only reading calls pass")
     window: Count = Field(default=4, description="calls on their way at a time")
     stream_limit: BytesOrUnlimited = Field(default=None, description="bytes of one stream")

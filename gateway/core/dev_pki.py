@@ -165,7 +165,8 @@ def _key_usage(ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
-        key_encipherment=False,
+        # Clients of libvirt insist on it, whatever the kind of the key.
+        key_encipherment=not ca,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=ca,

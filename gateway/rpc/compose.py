@@ -27,6 +27,7 @@ from gateway.rpc.desk import Desk
 from gateway.rpc.endpoint import Door, users
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Entry, Journal, Result
+from gateway.rpc.libvirt_door import LibvirtDoor, Port
 from gateway.rpc.login import Logins
 from gateway.rpc.offspring import Offspring
 from gateway.rpc.planes import Planes
@@ -105,9 +106,22 @@ class Rpc:
         proofs = Proofs(base.registry, base.tokens, base.reactor, base.wall)
         self._logins = Logins(base.registry, proofs, base.sessions, "amp", "rpc")
         self.door = Door(clock=base.reactor, logins=self._logins, refused=hooks.refused, judge=self._judge)
+        self.libvirt = LibvirtDoor(
+            base.reactor,
+            Logins(base.registry, proofs, base.sessions, "libvirt", "libvirt"),
+            hooks.refused,
+            self._judge,
+        )
         self._tidy = LoopingCall(self._purge)
         self._tidy.clock = base.reactor
         self._store: Store | None = None
+
+    def port(self, section: str, key: str, encrypted: bool) -> Door | Port:
+        """What takes the connections of a listener."""
+        if section == "rpc":
+            return self.door
+        target = section.removeprefix("target ") if section != "libvirt" else ""
+        return Port(self.libvirt, encrypted, key == "socket", target)
 
     # -- life ------------------------------------------------------------------------------
 
@@ -116,7 +130,7 @@ class Rpc:
 
         :raises gateway.errors.ConfigError: it cannot be used.
         """
-        if self._config.rpc is None:
+        if self._config.rpc is None and self._config.libvirt is None:
             return
         base, hooks, state = self._base, self._hooks, self._config.gateway.state_dir
         self._threads.start()
@@ -126,7 +140,7 @@ class Rpc:
         journal = Journal(self._store, base.wall, self._settle)
         cookies = load_cookies(state / "rpc.key")
         self.screenshots.start()
-        self.door.desk = desk = Desk(
+        self.door.desk = self.libvirt.desk = desk = Desk(
             self.sites, handles, cookies, journal, base.reactor, base.wall, hooks.trail, hooks.seen
         )
         offspring = Offspring(base.registry, base.reactor, handles.end_ticket)
@@ -157,6 +171,9 @@ class Rpc:
         """Go by *config* from now on; hypervisors that it leaves as they are stay connected."""
         self._config = config
         self._logins.subjects = () if config.rpc is None else config.rpc.allowed_dn
+        if config.libvirt is not None:
+            self.libvirt.logins.subjects = config.libvirt.allowed_dn
+            self.libvirt.users = config.libvirt.socket_users
         for site in self.sites.adopt(config.targets):
             stopping = Deferred.fromCoroutine(site.stop())
             stopping.addErrback(lambda failure: self.log.failure("a target is left", failure))

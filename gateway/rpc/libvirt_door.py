@@ -30,7 +30,7 @@ class LibvirtDoor:
     """What all listeners for libvirt clients share.
 
     :ivar users: names of local users that need no ticket, on a unix socket.
-    :ivar judge: raises when the address of a connection does not stand in its certificate, where that is wanted.
+    :ivar judge: raises when the address of a connection does not stand in its certificate, where it has to.
     :ivar refused: told of each login that failed: the peer and the error.
     """
 
@@ -65,6 +65,10 @@ class LibvirtDoor:
         """Whether nobody can listen to a client."""
         port = self._servers[server]
         return port.tls or port.local
+
+    def is_plain(self, server: LibvirtServer) -> bool:
+        """Whether a client came by a port where it cannot log in."""
+        return not self.is_secure(server)
 
     async def known(self, server: LibvirtServer, ended: Callable[[str], None]) -> Caller | None:
         """Who a client is without a login: the holder of a certificate, or a local user; None if neither.

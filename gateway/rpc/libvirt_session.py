@@ -217,6 +217,8 @@ class LibvirtSession:
             caller = await self._door.known(self._server, self._ended)
             if caller is not None:
                 self._enter(caller)
+            elif self._door.is_plain(self._server):
+                self.known = True  # the name to open holds a ticket, for nothing else can be shown there
         return {"types": [_NONE if self.known else _SASL]}
 
     async def _sasl_init(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -255,6 +257,13 @@ class LibvirtSession:
             self._door.clock.callLater(0, self._server.close, "login")
         return _error(45, "authentication failed: authentication failed")
 
+    async def _show(self, ticket: str) -> None:
+        """Log in with a ticket out of the name to open."""
+        try:
+            self._enter(await self._door.logins.token(ticket, self._server.peer, self._ended))
+        except errors.Unauthenticated as error:
+            raise self._failed(error) from None
+
     def _enter(self, caller: Caller) -> None:
         self._caller = caller
         self.known = True
@@ -265,13 +274,15 @@ class LibvirtSession:
     async def _open(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._site is not None:
             raise _error(1, "connection already open")
-        caller = self._caller
-        if caller is None:
-            raise _error(39, "authentication required")
         try:
             name = parse_open_name(arguments["name"] or "")
         except ValueError as error:
             raise _error(8, f"invalid connection name: {error}") from None
+        if self._caller is None:
+            await self._show(name.ticket)
+        caller = self._caller
+        if caller is None:
+            raise _error(39, "authentication required")
         site = self._find(caller, name)
         if name.driver and name.driver != site.url.driver:
             raise _error(5, f"no connection driver available for {name.driver}:///")

@@ -108,16 +108,23 @@ class Logins:
         """
         if not any(fnmatchcase(subject, each) for each in self.subjects):
             raise errors.Unauthenticated("This certificate is not accepted here", reason="subject")
+        return self._operator(subject, peer, ended)
+
+    def local(self, name: str, ended: Callable[[str], None]) -> Caller:
+        """Log in a user of this machine, whom the kernel vouches for."""
+        return self._operator(name, None, ended)
+
+    def _operator(self, name: str, peer: str | None, ended: Callable[[str], None]) -> Caller:
         session = self.sessions.open_free(
             str(Kind.RPC),
             ADMIN,
             peer=peer,
             target=self.kind,
             ended=ended,
-            principal=subject,
+            principal=name,
             listener=self.listener,
         )
-        return Caller(subject, True, session)
+        return Caller(name, True, session)
 
 
 def subject_of(transport: Any) -> str | None:

@@ -29,6 +29,7 @@ from gateway.rpc.pool import Limits, Pool
 from gateway.rpc.stream import Stream
 from gateway.rpc.streams import Streams
 from gateway.rpc.watch import Watch
+from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure, procedure
 from gateway.wire.libvirt_url import LibvirtUrl
 from gateway.wire.xdr import XdrError
@@ -157,6 +158,20 @@ class Target:
             raise errors.BadArguments("procedure", kind.problem)
         result: dict[str, Any] = await self._submit(called, kind, arguments, principal, deadline, readonly)
         return result
+
+    async def connection(self, *, readonly: bool = False) -> LibvirtConnection:
+        """A connection that is the caller's own, opened and to be closed by it; no call of ours goes there.
+
+        :raises gateway.errors.TargetDown: there cannot be one.
+        """
+        self._check()
+        self._breaker.check()
+        try:
+            return await self._connector.connect(readonly=readonly or self.readonly)
+        except LibvirtError:
+            raise
+        except errors.GatewayError as error:
+            raise errors.TargetDown(reason=error.reason) from error
 
     async def descriptor(
         self,

@@ -1,7 +1,7 @@
 """What a stock libvirt client says it wants to open: a local URI, with hints for us in its query.
 
-A client drops transport, host and port of the URI that its user has typed, keeps the variables that it does not
-know, and sends the rest: ``test+tls://gateway/default?target=lab`` arrives as ``test:///default?target=lab``.
+A client drops transport, host and port of the URI that its user has typed, keeps the variables that it does
+not know, and sends the rest: ``test+tls://gateway/default?target=lab`` arrives as ``test:///default?target=lab``.
 Source: libvirt 9.0, remote_driver.c, doRemoteOpen.
 """
 

@@ -127,8 +127,7 @@ class LoadTests(ConfigCase):
         )
         self.assertTrue(config.images.tls)
         self.assertFalse(config.control.tls or config.metrics.tls)
-        self.assertEqual(config.unavailable, ("libvirt",))
-        self.assertIn("[libvirt] service not available in this version", config.warnings)
+        self.assertEqual(config.unavailable, ())
 
     def test_libvirt_url(self) -> None:
         """Files of this machine in the URL of a target become absolute; those of the other one stay."""
