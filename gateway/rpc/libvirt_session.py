@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from gateway import errors
 from gateway.rpc.connection import LibvirtConnection
 from gateway.rpc.desk import scope_of
+from gateway.rpc.libvirt_errors import refusal, told
 from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_stream import ServedStream
 from gateway.rpc.login import Caller
@@ -43,8 +44,6 @@ _TRIES = 3
 _TOGETHER = 4
 #: Features that are ours to answer: what passes descriptors, and what needs two daemons, we do not have.
 _KEEPALIVE, _OWN_FEATURES = 10, frozenset({1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13})
-#: Source: virerror.h, and VIR_FROM_RPC.
-_RPC = 7
 _PASSES_DESCRIPTORS = frozenset(
     {
         "DOMAIN_OPEN_GRAPHICS",
@@ -56,27 +55,6 @@ _PASSES_DESCRIPTORS = frozenset(
         "QEMU_DOMAIN_MONITOR_COMMAND_WITH_FILES",
     }
 )
-
-
-def _error(code: int, text: str, domain: int = _RPC) -> LibvirtError:
-    return LibvirtError(code, domain, text, 2, (text, None, None), (-1, -1))
-
-
-def told(error: errors.GatewayError) -> LibvirtError:
-    """*error* as a libvirt client knows it."""
-    if isinstance(error, LibvirtError):
-        return error
-    if isinstance(error, errors.Forbidden):
-        return _error(88, f"access denied: {error.text}")
-    if isinstance(error, errors.Unauthorized):
-        return _error(45, f"authentication failed: {error.text}")
-    if isinstance(error, errors.BadRequest):
-        return _error(8, f"invalid argument: {error.text}")
-    if isinstance(error, errors.UpstreamTimeout):
-        return _error(68, f"Timed out during operation: {error.text}")
-    if isinstance(error, errors.NotImplementedHere):
-        return _error(3, f"this function is not supported by the connection driver: {error.text}")
-    return _error(38, error.text)
 
 
 class LibvirtSession:
@@ -133,7 +111,7 @@ class LibvirtSession:
         self._working.pop(message.serial, None)
         if isinstance(result, Failure) and not result.check(CancelledError):
             incident = self._door.incident(result)
-            self._server.refuse(message, _error(1, f"internal error: incident {incident}"))
+            self._server.refuse(message, refusal(1, f"internal error: incident {incident}"))
         self._server.done()
 
     async def _answer(self, message: Message) -> None:
@@ -165,19 +143,19 @@ class LibvirtSession:
         """
         if message.program not in PROGRAMS.values() or message.version != 1:
             text = f"Cannot find program {message.program} version {message.version}"
-            raise _error(39, text)
+            raise refusal(39, text)
         procedure = PROCEDURES.get((message.program, message.procedure))
         if procedure is None or procedure.event:
-            raise _error(39, f"unknown procedure: {message.procedure}")
+            raise refusal(39, f"unknown procedure: {message.procedure}")
         if not self.known and not procedure.name.startswith("AUTH_"):
-            raise _error(39, "authentication required")
+            raise refusal(39, "authentication required")
         try:
             arguments = procedure.arguments.unpack(message.payload)
         except XdrError as error:
-            raise _error(39, f"Unable to decode message payload: {error}") from None
+            raise refusal(39, f"Unable to decode message payload: {error}") from None
         early = procedure.name in self._local
         if not self._opened and not early:
-            raise _error(1, "hypervisor connection not open")
+            raise refusal(1, "hypervisor connection not open")
         return procedure, arguments
 
     def stream(self, message: Message) -> None:
@@ -241,21 +219,21 @@ class LibvirtSession:
         return {"complete": 1, "nil": 1, "data": b""}
 
     async def _sasl_step(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise _error(45, "authentication failed: there is no further step")
+        raise refusal(45, "authentication failed: there is no further step")
 
     async def _polkit(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise _error(45, "authentication failed: polkit is not offered")
+        raise refusal(45, "authentication failed: polkit is not offered")
 
     def _strangers_only(self) -> None:
         if self.known:
-            raise _error(45, "authentication failed: already authenticated")
+            raise refusal(45, "authentication failed: already authenticated")
 
     def _failed(self, error: errors.Unauthenticated) -> LibvirtError:
         self._door.refused(self._server.peer, error)
         self._tries += 1
         if self._tries >= _TRIES:
             self._door.clock.callLater(0, self._server.close, "login")
-        return _error(45, "authentication failed: authentication failed")
+        return refusal(45, "authentication failed: authentication failed")
 
     async def _show(self, ticket: str) -> None:
         """Log in with a ticket out of the name to open."""
@@ -273,19 +251,19 @@ class LibvirtSession:
 
     async def _open(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._site is not None:
-            raise _error(1, "connection already open")
+            raise refusal(1, "connection already open")
         try:
             name = parse_open_name(arguments["name"] or "")
         except ValueError as error:
-            raise _error(8, f"invalid connection name: {error}") from None
+            raise refusal(8, f"invalid connection name: {error}") from None
         if self._caller is None:
             await self._show(name.ticket)
         caller = self._caller
         if caller is None:
-            raise _error(39, "authentication required")
+            raise refusal(39, "authentication required")
         site = self._find(caller, name)
         if name.driver and name.driver != site.url.driver:
-            raise _error(5, f"no connection driver available for {name.driver}:///")
+            raise refusal(5, f"no connection driver available for {name.driver}:///")
         self._site = site
         self._readonly = bool(arguments["flags"] & 1) or site.readonly
         policy = None if caller.admin else site.policy
@@ -314,10 +292,10 @@ class LibvirtSession:
             try:
                 return self._door.desk.site(caller, wanted)
             except errors.NoTarget:
-                raise _error(38, f"there is no target {wanted!r} for you") from None
+                raise refusal(38, f"there is no target {wanted!r} for you") from None
         mine = [site for site in self._door.desk.sites if self._door.desk.may_use(caller, site)]
         if len(mine) != 1:
-            raise _error(38, "say which hypervisor, with ?target=NAME in the URI or user%NAME as the user")
+            raise refusal(38, "say which hypervisor, with ?target=NAME in the URI or user%NAME as the user")
         return mine[0]
 
     def _lost(self, word: str) -> None:
@@ -331,7 +309,7 @@ class LibvirtSession:
         return {}
 
     async def _identity(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise _error(88, "access denied: nobody may take another identity here")
+        raise refusal(88, "access denied: nobody may take another identity here")
 
     async def _secure(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"secure": int(self._door.is_secure(self._server))}
@@ -344,7 +322,7 @@ class LibvirtSession:
         if feature in _OWN_FEATURES:
             return {"supported": 0}
         if self._upstream is None:
-            raise _error(1, "hypervisor connection not open")
+            raise refusal(1, "hypervisor connection not open")
         procedure = PROCEDURES[PROGRAMS["remote"], 60]
         return await self._ask(procedure, arguments)
 
@@ -353,9 +331,9 @@ class LibvirtSession:
     async def _judge(self, procedure: Procedure, arguments: Mapping[str, Any]) -> Plan:
         """What the rights make of a call; raises what the client is told."""
         if self._scope is None or self._site is None:
-            raise _error(1, "hypervisor connection not open")
+            raise refusal(1, "hypervisor connection not open")
         if procedure.name in _PASSES_DESCRIPTORS:
-            raise _error(84, "Operation not supported: descriptors cannot be passed on this connection")
+            raise refusal(84, "Operation not supported: descriptors cannot be passed on this connection")
         return self._scope.check(procedure, arguments, self._site.hub.names)
 
     async def _pass(self, message: Message, plan: Plan) -> None:
@@ -378,7 +356,7 @@ class LibvirtSession:
     async def _ask(self, procedure: Procedure, arguments: Mapping[str, Any]) -> dict[str, Any]:
         upstream = self._upstream
         if upstream is None:
-            raise _error(1, "hypervisor connection not open")
+            raise refusal(1, "hypervisor connection not open")
         await self._turns.acquire()
         call = upstream.call(procedure, arguments)
         # Whoever stops waiting has its turn back when the hypervisor has answered.
@@ -390,7 +368,7 @@ class LibvirtSession:
     async def _open_stream(self, message: Message, plan: Plan) -> None:
         site, caller = self._site, self._caller
         if site is None or caller is None:
-            raise _error(1, "hypervisor connection not open")
+            raise refusal(1, "hypervisor connection not open")
         results, stream = await site.target.stream(
             plan.procedure.name, plan.arguments, principal=caller.principal, readonly=self._readonly
         )
