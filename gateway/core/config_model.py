@@ -66,6 +66,11 @@ class Gateway(Section):
     public_url: PublicUrl | None = Field(default=None, description="where clients reach us; goes into links")
     drain_timeout: Seconds = Field(default=60.0, description="how long sessions may finish when we stop")
 
+    @property
+    def screenshots(self) -> Path:
+        """Where pictures of screens are until they are fetched."""
+        return self.state_dir / "screenshots"
+
 
 class Tls(Section):
     """The server's own certificate."""

@@ -92,6 +92,7 @@ class Images:
         upstreams = Upstreams(base.dialer, self._pool, creator, base.reactor, config.limits.upstream_timeout)
         in_thread = partial(deferToThreadPool, base.reactor, self._threads)
         consoles = config.consoles
-        kept = () if consoles is None or consoles.recordings is None else (consoles.recordings,)
+        kept = [] if consoles is None or consoles.recordings is None else [consoles.recordings]
+        kept += [] if config.rpc is None else [config.gateway.screenshots]
         roots, local = images.file_roots, images.local_socket
-        return Targets(upstreams, in_thread, roots, local, self._nbd, kept, self._volumes)
+        return Targets(upstreams, in_thread, roots, local, self._nbd, tuple(kept), self._volumes)

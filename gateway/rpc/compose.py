@@ -99,7 +99,7 @@ class Rpc:
         self.planes = Planes(_Targets(self.sites))
         self._threads = ThreadPool(0, 1, "rpc")
         self._pictures = ThreadPool(0, 1, "screenshots")
-        folder = config.gateway.state_dir / "screenshots"
+        folder = config.gateway.screenshots
         self.screenshots = Screenshots(
             folder, partial(deferToThreadPool, base.reactor, self._pictures), base.reactor, base.wall
         )
