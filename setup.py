@@ -73,7 +73,7 @@ setup(
             "numpy>=1.26",
         ],
     },
-    entry_points={"console_scripts": ["gatewayctl = gateway.ctl:main"]},
+    entry_points={"console_scripts": ["gatewayctl = gateway.ctl:main", "gateway-connect = gateway.ctl.connect:main"]},
     classifiers=[
         "Framework :: Twisted",
         "Programming Language :: Python :: 3.11",

@@ -167,7 +167,9 @@ def clean_field(name: str, value: str | bytes, limit: int = FIELD) -> str:
 
 
 #: Paths that are logged as they are; below the other routes stand ids.
-_ROUTES = frozenset({"images", "tickets", "sessions", "console", "info", "status", "drain", "reload", "ui"})
+_ROUTES = frozenset(
+    {"images", "tickets", "sessions", "console", "info", "status", "drain", "reload", "ui", "libvirt"}
+)
 _ROUTES |= {"metrics", "healthz", "readyz"}
 _BELOW = frozenset({"", "*", "extents", "checksum", "algorithms"})
 _PAGE = re.compile(r"[a-z]{1,16}(?:\.[a-z]{1,5})?")

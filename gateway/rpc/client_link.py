@@ -6,24 +6,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, cast
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import frozen
 from cryptography import x509
-from OpenSSL import SSL
 from twisted.internet import defer, error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway import errors
-from gateway.core.race import tune
-from gateway.core.tls import Gate, wrap_client_tls
-from gateway.core.tls_client import Strict, strict_creator
+from gateway.core import outside
+from gateway.core.tls_client import strict_creator
 from gateway.rpc import commands
 from gateway.rpc.amp import BoundedAMP, Limits, Responder, table
 from gateway.rpc.arguments import HARD_CAP
@@ -72,22 +68,6 @@ class _Side(BoundedAMP):
     def stopReceivingBoxes(self, reason: Failure) -> None:
         # However it was lost, it is lost.
         super().stopReceivingBoxes(Failure(error.ConnectionLost()))
-
-
-@define(eq=False)
-class _Secured(Factory):
-    """Builds the protocol behind TLS."""
-
-    creator: Strict
-    clock: IReactorTime
-    side: _Side
-    opened: Deferred[IProtocol] | None = field(default=None, init=False)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        inner = Factory.forProtocol(lambda: self.side)
-        wrapper: Any = wrap_client_tls(self.creator, inner, self.clock).buildProtocol(cast(IAddress, addr))
-        self.opened = cast(Gate, wrapper.wrappedProtocol).opened()
-        return wrapper
 
 
 @frozen
@@ -247,16 +227,8 @@ class Link:
         creator = strict_creator(
             address.host, address.ca, client_certificate=address.certificate, client_key=address.key
         )
-        factory = _Secured(creator, self._reactor, side)
-        try:
-            wrapper: Any = await HostnameEndpoint(self._reactor, address.host, address.port).connect(factory)
-            tune(wrapper.transport)
-            if factory.opened is not None:
-                await factory.opened
-        except (error.ConnectError, error.DNSLookupError) as failure:
-            raise errors.UpstreamFailed("The gateway is out of reach", reason="unreachable") from failure
-        except (SSL.Error, error.ConnectionClosed) as failure:
-            raise errors.UpstreamFailed("The gateway cannot prove itself", reason="tls") from failure
+        factory = Factory.forProtocol(lambda: side)
+        await outside.connect(self._reactor, address.host, address.port, creator, factory)
 
     @staticmethod
     def _cut(side: _Side) -> None:

@@ -64,7 +64,7 @@ class LibvirtDoor:
     def is_secure(self, server: LibvirtServer) -> bool:
         """Whether nobody can listen to a client."""
         port = self._servers[server]
-        return port.tls or port.local
+        return port.tls or port.local or bool(port.token)
 
     def is_plain(self, server: LibvirtServer) -> bool:
         """Whether a client came by a port where it cannot log in."""
@@ -78,7 +78,10 @@ class LibvirtDoor:
         if self.draining:
             raise errors.Unavailable("The gateway is going away")
         transport: Any = server.transport
-        if self._servers[server].local:
+        port = self._servers[server]
+        if port.token:
+            return await self.logins.token(port.token, server.peer, ended)
+        if port.local:
             name = local_user(transport)
             return self.logins.local(name, ended) if name in self.users else None
         if not ISSLTransport.providedBy(transport):
@@ -92,6 +95,10 @@ class LibvirtDoor:
         except errors.Unauthenticated as error:
             self.refused(server.peer, error)
             return None
+
+    def shown(self, token: str) -> LibvirtServer:
+        """A client that has shown a token, and whose connection nobody can listen to."""
+        return self.server(Port(self, tls=False, token=token))
 
     def note(
         self,
@@ -141,12 +148,14 @@ class Port(Factory):
 
     :ivar tls: it encrypts; *local*: it is a unix socket.
     :ivar target: the target that its clients get, or empty.
+    :ivar token: what its one client has shown already, or empty.
     """
 
     door: LibvirtDoor
     tls: bool = True
     local: bool = False
     target: str = ""
+    token: str = field(default="", repr=False)
     noisy = False
 
     def buildProtocol(self, addr: IAddress | None) -> LibvirtServer:

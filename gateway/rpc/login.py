@@ -100,6 +100,19 @@ class Logins:
         admin = hold.ticket.trusted and ADMIN in hold.grant.ops
         return Caller(session.principal, admin, session, hold)
 
+    async def check(self, text: str, peer: str | None) -> None:
+        """Look whether :meth:`token` would let somebody in.
+
+        :raises gateway.errors.Unauthenticated: it would not.
+        """
+        try:
+            ticket_id = text if _ID.fullmatch(text) else await self.proofs.install(text, Kind.RPC)
+            await self.registry.authorize(ticket_id, OP, kind=Kind.RPC, peer=peer)
+        except errors.Forbidden as error:
+            raise errors.Unauthenticated(
+                "The ticket is unknown, or it has expired", reason=error.reason
+            ) from error
+
     def certificate(self, subject: str, peer: str | None, ended: Callable[[str], None]) -> Caller:
         """Log in with a certificate that was verified.
 
