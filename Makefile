@@ -94,6 +94,7 @@ install: $(NPM)/node_modules/.made
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --no-deps .
 	install -D -m 0640 conf/gateway.conf "$(DESTDIR)/etc/gateway/gateway.conf"
 	install -D -m 0644 docs/man/gatewayctl.1 "$(DESTDIR)$(PREFIX)/share/man/man1/gatewayctl.1"
+	install -D -m 0644 docs/man/gateway-connect.1 "$(DESTDIR)$(PREFIX)/share/man/man1/gateway-connect.1"
 	install -D -m 0644 docs/man/gateway.8 "$(DESTDIR)$(PREFIX)/share/man/man8/gateway.8"
 	install -D -m 0644 packaging/gateway.service "$(DESTDIR)/usr/lib/systemd/system/gateway.service"
 

@@ -102,7 +102,7 @@ def settings(options: Mapping[str, Any], environ: Mapping[str, str], program: st
         raise Unusable("say where the gateway is: url = https://HOST in ~/.config/gateway/connect.conf")
     parts = urlsplit(url)
     try:
-        port = parts.port or 443
+        port = 443 if parts.port is None else parts.port
     except ValueError:
         port = 0
     if parts.scheme not in ("https", "wss") or not parts.hostname or not port:

@@ -71,7 +71,8 @@ class Add(Command):
     )
     example = (
         "gatewayctl ticket add --url file:///var/lib/gateway/images/disk.img --ops read --timeout 1h\n"
-        "gatewayctl ticket add --kind console --url vnc://127.0.0.1:5971 --uses 1 --principal alice"
+        "gatewayctl ticket add --kind console --url vnc://127.0.0.1:5971 --uses 1 --principal alice\n"
+        "gatewayctl ticket add --kind rpc --targets lab --allow read,domain:start --domains 'web-*'"
     )
     optParameters: ClassVar[list[Row]] = [
         param("id", "i", None, "the ticket's id [default: a new UUID]", ticket_id),
@@ -94,6 +95,9 @@ class Add(Command):
         param("peer", "p", None, "address or network the client must come from"),
         param("principal", "P", None, "who it is given to, for the audit trail"),
         param("filename", "f", None, "name that a download is offered under"),
+        param("targets", "T", None, "rpc: hypervisors it leads to, with commas and globs", words),
+        param("allow", "A", None, "rpc: permissions such as read,domain:start, or *", words),
+        param("domains", "D", None, "rpc: uuids, or globs on names [default: *]", words),
     ]
     optFlags: ClassVar[list[Row]] = [
         ["sparse", None, "zeroed parts of the image need no space"],
@@ -109,6 +113,10 @@ class Add(Command):
     async def run(self, shell: Shell) -> None:
         ticket = self._read(shell) if self.file else {}
         given = {name: self[name] for name, *_ in Add.optParameters if name != "id"}
+        rights = {name: given.pop(name) for name in ("allow", "domains") if given[name] is not None}
+        if rights:
+            stored = ticket.get("rights")
+            ticket["rights"] = (stored if isinstance(stored, dict) else {}) | rights
         ticket |= {name: value for name, value in given.items() if value is not None}
         ticket |= {name: True for name, *_ in Add.optFlags if self[name]}
         ticket["uuid"] = self["id"] or ticket.get("uuid") or new_id()
