@@ -24,7 +24,7 @@ from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
-from gateway.rpc.objects import names_told
+from gateway.rpc.objects import nameless, names_told
 from gateway.rpc.permissions import STATEFUL
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
@@ -245,7 +245,8 @@ class Desk:
 
         if request_id is None or plan.procedure.writes != "W":
             return await ask()
-        encoded = plan.procedure.arguments.pack(arguments)
+        # The name goes with what is known of the domain: nothing after a restart.
+        encoded = plan.procedure.arguments.pack(nameless(plan.procedure, arguments))
         subject = plan.uuids[0] if plan.uuids else ""
         request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject)
         return await self.journal.run(request, ask)
