@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +11,7 @@ from gateway import errors
 from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.desk import TTL
-from gateway.rpc.seat import Answer, Responder, Seat, fit
+from gateway.rpc.seat import Answer, Responder, Seat, as_json, fit
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.strict_json import load_object
 from gateway.wire.xdr import XdrError
@@ -57,7 +55,7 @@ async def _open(
         raise errors.BadArguments("name", "a URI says it already")
     site = desk.sites.free(uri) if uri else desk.site(caller, target)
     if name and name != site.url.name:
-        site = desk.sites.free(f"{site.name} opens {name}")
+        site = desk.sites.opening(site.name, name)
     text, handle = await desk.handles.open(
         caller.principal,
         site.name,
@@ -69,13 +67,16 @@ async def _open(
     )
     try:
         opened = seat.opened(text)
-        found = (await seat.call(opened, "CONNECT_GET_URI"))["uri"]
+        # Whether it can be opened matters to whoever may not know where it is, too.
+        asked = site.target.call("CONNECT_GET_URI", principal=caller.principal, readonly=handle.readonly)
+        found = (await asked)["uri"]
     except BaseException:
         await desk.handles.close(handle)
         raise
     site.hub.start()
     generation = desk.handles.reopened(handle)
-    return {"handle": text, "uri": found, "expires": _moment(handle.expires), "generation": generation}
+    shown = found if opened.permits("connect:getattr") else ""
+    return {"handle": text, "uri": shown, "expires": _moment(handle.expires), "generation": generation}
 
 
 async def _renew(seat: Seat, handle: str, ttl: int | None) -> Answer:
@@ -85,19 +86,19 @@ async def _renew(seat: Seat, handle: str, ttl: int | None) -> Answer:
 
 async def _close(seat: Seat, handle: str) -> Answer:
     opened = seat.opened(handle)
-    for sub in opened.handle.subscriptions:
-        seat.events.end(sub)
+    seat.desk.left([opened.handle])
     await seat.desk.handles.close(opened.handle)
     return {}
 
 
 async def _handles(seat: Seat) -> Answer:
+    in_use = seat.desk.in_use
     rows = [
         {
             "handle": handle.fingerprint,
             "target": handle.target,
             "expires": _moment(handle.expires),
-            "in_use": handle.hash in seat.desk.in_use,
+            "in_use": handle.hash in in_use,
         }
         for handle in seat.desk.handles.list(seat.caller.principal)
     ]
@@ -156,7 +157,7 @@ async def _call(
     results = await seat.call(opened, proc, arguments, request_id=request_id, deadline=deadline)
     if xdr is not None:
         return {"result": None, "xdr": known.results.pack(results)}
-    return {"result": json.dumps(results, default=_base64), "xdr": None}
+    return {"result": as_json(results), "xdr": None}
 
 
 def _from_json(text: str) -> Mapping[str, Any]:
@@ -164,10 +165,6 @@ def _from_json(text: str) -> Mapping[str, Any]:
         return load_object(text, limit=_ARGUMENTS)
     except ValueError as error:
         raise errors.BadArguments("args", str(error)) from None
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
 
 
 async def _cancel(seat: Seat, request_id: str) -> Answer:

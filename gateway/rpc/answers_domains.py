@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,8 @@ from gateway import errors
 from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.desk import Opened
-from gateway.rpc.seat import Answer, Responder, Seat, one_of
+from gateway.rpc.seat import Answer, Responder, Seat, as_json, one_of
+from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.libvirt_words import ADDRESS_SOURCES, STATES, state_words, word
 
@@ -34,31 +34,33 @@ async def _list_domains(
 
 
 async def _states(seat: Seat, opened: Opened, doms: list[dict[str, Any]]) -> dict[str, str]:
-    """The state of each of *doms* as a word: as events tell, or asked for."""
+    """The state of each of *doms* as a word: as events tell, or asked for; empty where it must not be."""
     hub = opened.site.hub
     known = {dom["uuid"]: hub.domain(dom["uuid"]) if hub.synced else None for dom in doms}
+    if not opened.permits("domain:read"):
+        return dict.fromkeys(known, "")
     states = {uuid: domain.state for uuid, domain in known.items() if domain is not None}
     for dom in doms:
         if dom["uuid"] not in states:
-            states[dom["uuid"]] = (await _state(seat, opened, dom))[0]
+            states[dom["uuid"]] = await _state(seat, opened, dom)
     return states
 
 
-async def _state(seat: Seat, opened: Opened, dom: Mapping[str, Any]) -> tuple[str, str]:
+async def _state(seat: Seat, opened: Opened, dom: Mapping[str, Any]) -> str:
     try:
         told = await seat.call(opened, "DOMAIN_GET_STATE", {"dom": dom, "flags": 0})
-    except errors.GatewayError as error:
+    except LibvirtError as error:
         if error.status != 404:
             raise
-        return "nostate", "unknown"  # it went away meanwhile
-    return state_words(told["state"], told["reason"])
+        return "nostate"  # it went away meanwhile
+    return word(STATES, told["state"])
 
 
 async def _lookup(seat: Seat, handle: str, name: str | None, uuid: str | None, id: int | None) -> Answer:  # noqa: A002  # its name
     opened = seat.opened(handle)
     member, value = one_of(name=name, uuid=uuid, id=id)
     dom = (await seat.call(opened, f"DOMAIN_LOOKUP_BY_{member.upper()}", {member: value}))["dom"]
-    state, _ = await _state(seat, opened, dom)
+    state = (await _states(seat, opened, [dom]))[dom["uuid"]]
     return _domain(seat, opened, dom) | {"id": dom["id"], "state": state}
 
 
@@ -130,8 +132,11 @@ async def _get_stats(seat: Seat, dom: str, groups: int | None, flags: int | None
     opened, subject = seat.domain(dom)
     asked = {"doms": [subject], "stats": groups or 0, "flags": flags or 0}
     found = (await seat.call(opened, "CONNECT_GET_ALL_DOMAIN_STATS", asked))["retStats"]
+    if not found:
+        # libvirt leaves out what is not there; say that it is not.
+        await seat.call(opened, "DOMAIN_GET_INFO", {"dom": subject})
     params = found[0]["params"] if found else []
-    return {"stats": json.dumps({each["field"]: each["value"] for each in params})}
+    return {"stats": as_json({each["field"]: each["value"] for each in params})}
 
 
 async def _get_interfaces(seat: Seat, dom: str, source: str | None, flags: int | None) -> Answer:

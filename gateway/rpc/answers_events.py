@@ -6,7 +6,6 @@ behind what was acknowledged last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +19,8 @@ from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.desk import Opened
 from gateway.rpc.events import Event, Subscription
-from gateway.rpc.seat import Answer, Responder, Seat
+from gateway.rpc.seat import Answer, Responder, Seat, as_json
+from gateway.rpc.sites import Site
 
 #: What one must be permitted to hear of something, by the field that names it.
 _NEEDS = {
@@ -38,6 +38,7 @@ class Link(Protocol):
     def send(self, command: type[Command], **arguments: Any) -> None: ...
     def room(self) -> bool: ...
     def drained(self) -> Deferred[None]: ...
+    def end(self, error: errors.GatewayError) -> None: ...
 
 
 @define(eq=False)
@@ -45,12 +46,16 @@ class Told:
     """The subscriptions of one connection."""
 
     _link: Link
-    _live: dict[str, Subscription] = field(factory=dict, init=False)
+    _live: dict[str, tuple[Site, Subscription]] = field(factory=dict, init=False)
     _waiting: bool = field(default=False, init=False)
+    _over: bool = field(default=False, init=False)
 
-    def begin(self, seat: Seat, opened: Opened, sub: str, subscription: Subscription) -> None:
+    def begin(self, site: Site, sub: str, subscription: Subscription) -> None:
         """Tell what there is for *subscription*, as far as there is room."""
-        self._live[sub] = subscription
+        if self._over:
+            subscription.close()
+            return
+        self._live[sub] = site, subscription
         subscription.resume()
 
     def deliver(self, seat: Seat, opened: Opened, sub: str, event: Event) -> bool:
@@ -70,7 +75,7 @@ class Told:
             time=datetime.fromtimestamp(event["time"], UTC),
             kind=event["kind"],
             dom=cookie,
-            payload=json.dumps(payload, default=repr),
+            payload=as_json(payload),
         )
         if self._link.room():
             return True
@@ -79,27 +84,33 @@ class Told:
             self._link.drained().addCallbacks(self._go_on, lambda _: None)
         return False
 
-    def _go_on(self, _: None) -> None:
+    def _go_on(self, drained: None) -> None:
         self._waiting = False
-        for subscription in list(self._live.values()):
-            subscription.resume()
+        for _, live in list(self._live.values()):
+            live.resume()
 
     def ack(self, sub: str, seq: int) -> int | None:
         """Note what a client has dealt with; return where it would go on, None for no such subscription."""
-        subscription = self._live.get(sub)
-        if subscription is None:
+        if sub not in self._live:
             return None
+        _, subscription = self._live[sub]
         subscription.ack(seq)
         return subscription.position
 
     def end(self, sub: str) -> None:
         """Tell nothing more to *sub*."""
-        subscription = self._live.pop(sub, None)
-        if subscription is not None:
+        if sub in self._live:
+            _, subscription = self._live.pop(sub)
             subscription.close()
+
+    def leave(self, site: Site) -> None:
+        """There will be no more events of *site*: who waits for some shall connect and subscribe again."""
+        if any(each is site for each, _ in self._live.values()):
+            self._link.end(errors.Interrupted("The hypervisor was configured anew", maybe_executed=True))
 
     def stop(self) -> None:
         """The connection is gone."""
+        self._over = True
         for sub in list(self._live):
             self.end(sub)
 
@@ -121,7 +132,8 @@ async def _subscribe(
         (
             it
             for it in opened.handle.subscriptions.values()
-            if it.sub not in seat.events and (set(it.kinds), it.dom) == (set(kinds), uuid)
+            if (set(it.kinds), it.dom) == (set(kinds), uuid)
+            and not any(it.sub in each.events for each in seat.desk.seats)
         ),
         None,
     )
@@ -132,7 +144,11 @@ async def _subscribe(
     sub = ""
 
     def allowed(subject: str, what: Mapping[str, Any]) -> bool:
-        return opened.permits(_NEEDS.get(subject, "")) and (subject != "dom" or opened.sees(what))
+        try:
+            now = seat.desk.subscribed(seat.caller, sub)
+        except errors.GatewayError:
+            return False  # the handle has ended, or the ticket says something else by now
+        return now.permits(_NEEDS.get(subject, "")) and (subject != "dom" or now.sees(what))
 
     hub = opened.site.hub
     with suppress(errors.TargetDown):
@@ -148,7 +164,7 @@ async def _subscribe(
         raise
     sub = stored.sub
     # The answer goes out first: an event of a subscription that nobody knows is of no use.
-    seat.soon(lambda: seat.events.begin(seat, opened, sub, subscription))
+    seat.soon(lambda: seat.events.begin(opened.site, sub, subscription))
     return {"sub": sub, "seq": subscription.seq, "complete": subscription.complete}
 
 

@@ -15,6 +15,8 @@ from gateway.rpc.seat import Answer, Responder, Seat, one_of
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.libvirt_words import POOL_STATES, VOLUME_TYPES, word
 
+#: VIR_CONNECT_LIST_NETWORKS_ACTIVE, and that of pools.
+_ACTIVE = 2
 #: What a snapshot is when nobody says: libvirt chooses its name.
 _SNAPSHOT = "<domainsnapshot/>"
 
@@ -75,15 +77,14 @@ async def _list(
     opened = seat.opened(handle)
     ask = partial(seat.call, opened, name, {"need_results": 1, "flags": flags or 0})
     page = await seat.page((member, handle, flags), ask, found, cursor, limit)
-    rows = [await _object(seat, opened, kind, each) for each in page.items]
+    running = (await seat.call(opened, name, {"need_results": 1, "flags": _ACTIVE}))[found]
+    active = {each["uuid"] for each in running}
+    rows = [_object(seat, opened, kind, each) | {"active": each["uuid"] in active} for each in page.items]
     return page.answer(command, member, rows)
 
 
-async def _object(seat: Seat, opened: Opened, kind: str, found: Mapping[str, Any]) -> Answer:
-    name = "NETWORK_IS_ACTIVE" if kind == "net" else "STORAGE_POOL_IS_ACTIVE"
-    active = (await seat.call(opened, name, {kind: found}))["active"]
-    cookie = seat.cookie(opened, kind, found["uuid"])
-    return {"name": found["name"], "uuid": found["uuid"], "active": bool(active), kind: cookie}
+def _object(seat: Seat, opened: Opened, kind: str, found: Mapping[str, Any]) -> Answer:
+    return {kind: seat.cookie(opened, kind, found["uuid"]), "name": found["name"], "uuid": found["uuid"]}
 
 
 async def _lookup(
@@ -92,7 +93,8 @@ async def _lookup(
     opened = seat.opened(handle)
     member, value = one_of(name=name, uuid=uuid)
     found = (await seat.call(opened, f"{prefix}_LOOKUP_BY_{member.upper()}", {member: value}))[kind]
-    return await _object(seat, opened, kind, found)
+    active = (await seat.call(opened, f"{prefix}_IS_ACTIVE", {kind: found}))["active"]
+    return _object(seat, opened, kind, found) | {"active": bool(active)}
 
 
 async def _define(
@@ -101,8 +103,7 @@ async def _define(
     opened = seat.opened(handle)
     arguments = {"xml": xml, "flags": flags or 0}
     made = (await seat.call(opened, name, arguments, request_id=request_id))[kind]
-    cookie = seat.cookie(opened, kind, made["uuid"])
-    return {kind: cookie, "name": made["name"], "uuid": made["uuid"]}
+    return _object(seat, opened, kind, made)
 
 
 async def _about(kind: str, name: str, seat: Seat, **arguments: Any) -> Answer:

@@ -55,7 +55,8 @@ class Targets(Command):
 class Open(Command):
     """Open a target. ``name`` is what libvirt calls the driver's URI; ``uri`` is for operators.
 
-    The handle lasts ``ttl`` seconds unless it is renewed, whatever becomes of the connection.
+    The answer's ``uri`` is empty for whoever may not know it. The handle lasts ``ttl`` seconds unless it is
+    renewed, whatever becomes of the connection.
     """
 
     arguments = fields(
@@ -78,7 +79,7 @@ class Close(Command):
 
 
 class Handles(Command):
-    """The handles one has."""
+    """The handles one has: ``handle`` is only what logs call it, for nobody but its client has the handle."""
 
     response = fields(handles=AmpList(handle=TEXT, target=TEXT, expires=TIME, in_use=Boolean()))
 

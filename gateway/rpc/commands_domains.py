@@ -27,7 +27,10 @@ from gateway.rpc.command import Command, fields
 
 
 class ListDomains(Command):
-    """A page of domains; ``id`` is -1 for one that is off, ``state`` a word such as ``running``."""
+    """A page of domains; ``id`` is -1 for one that is off, ``state`` a word such as ``running``.
+
+    Who may not read a domain is told no state.
+    """
 
     arguments = fields(handle=WORD, flags=FLAGS, cursor=WORD_OR_NONE, limit=LIMIT)
     response = fields(domains=AmpList(name=TEXT, uuid=TEXT, id=COUNT, state=TEXT, dom=TEXT), cursor=TEXT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from gateway.rpc.login import Logins
 from gateway.rpc.offspring import Offspring
 from gateway.rpc.planes import Planes
 from gateway.rpc.screenshots import Screenshots
-from gateway.rpc.sites import Sites
+from gateway.rpc.sites import Site, Sites
 from gateway.rpc.store import Store
 from gateway.rpc.target import Target
 from gateway.rpc.transports import Transports
@@ -143,7 +143,7 @@ class Rpc:
         self.door.desk = self.libvirt.desk = desk = Desk(
             self.sites, handles, cookies, journal, base.reactor, base.wall, hooks.trail, hooks.seen
         )
-        offspring = Offspring(base.registry, base.reactor, handles.end_ticket)
+        offspring = Offspring(base.registry, base.reactor, desk.end_ticket)
         offspring.watch()
         planes = answers_planes.Planes(
             offspring, self.screenshots, self._images, lambda: consoles_url(self._config)
@@ -174,9 +174,7 @@ class Rpc:
         if config.libvirt is not None:
             self.libvirt.logins.subjects = config.libvirt.allowed_dn
             self.libvirt.users = config.libvirt.socket_users
-        for site in self.sites.adopt(config.targets):
-            stopping = Deferred.fromCoroutine(site.stop())
-            stopping.addErrback(lambda failure: self.log.failure("a target is left", failure))
+        self._leave(self.sites.adopt(config.targets))
 
     # -- parts -----------------------------------------------------------------------------
 
@@ -214,8 +212,17 @@ class Rpc:
             return None
         return {"dom": found["dom"]} if state in ("running", "paused") else None
 
+    def _leave(self, sites: Iterable[Site]) -> None:
+        for site in sites:
+            if self._store is not None:
+                for seat in list(self.door.desk.seats):
+                    seat.events.leave(site)
+            stopping = Deferred.fromCoroutine(site.stop())
+            stopping.addErrback(lambda failure: self.log.failure("a target is left", failure))
+
     def _purge(self) -> None:
         desk = self.door.desk
-        desk.handles.purge()
+        desk.left(desk.handles.purge())
+        self._leave(self.sites.unused(desk.handles.targets))
         purging = Deferred.fromCoroutine(desk.journal.purge())
         purging.addErrback(lambda failure: failure.trap(errors.GatewayError) and None)

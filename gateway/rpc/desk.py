@@ -6,7 +6,8 @@ something by a ``request_id`` passes the journal; what it gives passes the right
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
-from gateway.rpc.objects import names_told
+from gateway.rpc.objects import nameless, names_told
 from gateway.rpc.permissions import STATEFUL
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
@@ -120,6 +121,10 @@ class Desk:
         :raises gateway.errors.NoTarget: there is none, or none for *caller*; which of the two is not told.
         """
         site = self.sites.find(name)
+        if site is None and caller.admin:
+            # A handle that was opened by a URL outlives us.
+            with suppress(errors.BadArguments, errors.Busy):
+                site = self.sites.free(name)
         if site is None or not self.may_use(caller, site):
             raise errors.NoTarget
         return site
@@ -146,6 +151,18 @@ class Desk:
         """The handle and the uuid that *cookie* stands for; raises as :meth:`opened`."""
         handle = self.handles.get(self.cookies.handle_id(cookie), caller.principal)
         return self._opened(caller, handle), self.cookies.check(handle.hash, cookie, kind)
+
+    def left(self, handles: Iterable[Handle]) -> None:
+        """Nobody is told anything more under *handles*, which have ended."""
+        for handle in handles:
+            for seat in self.seats:
+                seat.handles.discard(handle.hash)
+                for sub in handle.subscriptions:
+                    seat.events.end(sub)
+
+    def end_ticket(self, ticket: bytes) -> None:
+        """The ticket with this hash has ended, and all handles with it."""
+        self.left(self.handles.end_ticket(ticket))
 
     def cookie(self, opened: Opened, kind: str, uuid: str) -> str:
         """What stands for the object *uuid* under a handle."""
@@ -228,7 +245,8 @@ class Desk:
 
         if request_id is None or plan.procedure.writes != "W":
             return await ask()
-        encoded = plan.procedure.arguments.pack(arguments)
+        # The name goes with what is known of the domain: nothing after a restart.
+        encoded = plan.procedure.arguments.pack(nameless(plan.procedure, arguments))
         subject = plan.uuids[0] if plan.uuids else ""
         request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject)
         return await self.journal.run(request, ask)

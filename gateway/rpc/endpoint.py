@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 
 from gateway import __version__, errors
 from gateway.rpc import answers_base, answers_domains, answers_events, answers_objects, commands
-from gateway.rpc.amp import BoundedAMP, Limits, Table, table
+from gateway.rpc.amp import BoundedAMP, Limits, table
 from gateway.rpc.answers_events import Told
 from gateway.rpc.command import Command
 from gateway.rpc.desk import Desk
@@ -42,7 +42,8 @@ class Connection(BoundedAMP):
     def makeConnection(self, transport: Any) -> None:
         super().makeConnection(transport)
         self._door.connections[self] = None
-        transport.setTcpKeepAlive(1) if hasattr(transport, "setTcpKeepAlive") else None
+        if hasattr(transport, "setTcpKeepAlive"):
+            transport.setTcpKeepAlive(1)
 
     async def _version(self) -> Mapping[str, Any]:
         return {"gateway": __version__, "protocol": PROTOCOL}
@@ -50,18 +51,18 @@ class Connection(BoundedAMP):
     async def _login(self, token: str) -> Mapping[str, Any]:
         door = self._door
         if door.draining:
-            raise errors.Unavailable("The gateway is going away")
+            raise _leaving()
         try:
             caller = await self._caller(token)
         except errors.Unauthenticated as error:
             door.refused(self.peer, error)
             raise
-        if self._over:
+        if self.over:
             caller.session.close("left")
             raise errors.Unauthenticated
         self.seat = Seat(door.desk, caller, Told(self), self._soon)
         door.desk.seats.add(self.seat)
-        self.admit(door.table_for(self.seat))
+        self.admit(table((commands.Version, self._version), *door.bound(self.seat)))
         return {
             "session": caller.session.id,
             "principal": caller.principal,
@@ -95,9 +96,9 @@ class Connection(BoundedAMP):
             seat.caller.session.close(word)
 
     def leave(self) -> None:
-        """Take no more calls, and close when those under way are answered."""
+        """Close as soon as nothing is under way."""
         if not self.calls:
-            self.end(errors.Unavailable("The gateway is going away", reason="drained"))
+            self.end(_leaving())
         else:
             self._door.clock.callLater(0.1, self.leave)
 
@@ -127,10 +128,10 @@ class Door(Factory):
         """A connection of somebody who has not logged in."""
         return Connection(self)
 
-    def table_for(self, seat: Seat) -> Table:
-        """The commands that somebody may give."""
-        known = {**self.users, **self.operators} if seat.caller.admin else self.users
-        return table(*((command, seat.bound(command, act)) for command, act in known.items()))
+    def bound(self, seat: Seat) -> Iterator[tuple[type[Command], Responder]]:
+        """What answers on one connection."""
+        for command, act in {**self.users, **self.operators}.items():
+            yield command, seat.bound(command, act)
 
     def expires(self, caller: Caller) -> datetime:
         """When a session ends unless it is renewed."""
@@ -148,7 +149,11 @@ class Door(Factory):
     def close(self) -> None:
         """Cut every connection."""
         for connection in list(self.connections):
-            connection.end(errors.Unavailable("The gateway is going away", reason="drained"))
+            connection.end(_leaving())
+
+
+def _leaving() -> errors.Unavailable:
+    return errors.Unavailable("The gateway is going away", reason="drained")
 
 
 def users(more: Iterable[Mapping[type[Command], Responder]]) -> dict[type[Command], Responder]:

@@ -90,6 +90,10 @@ class Handles:
         now = self._wall()
         return [handle for handle in self._principals.get(principal, {}).values() if handle.expires > now]
 
+    def targets(self) -> set[str]:
+        """The targets that somebody has a handle of."""
+        return {handle.target for handle in self._handles.values()}
+
     def subscription(self, sub: str, principal: str) -> tuple[Handle, Subscription]:
         """A subscription and the handle it belongs to.
 

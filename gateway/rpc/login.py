@@ -33,9 +33,13 @@ class Caller:
     """
 
     principal: str
-    admin: bool
     session: Session = field(repr=False)
     hold: Hold | None = field(repr=False, default=None)
+
+    @property
+    def admin(self) -> bool:
+        """Whether this is an operator."""
+        return self.ticket is None or (self.ticket.trusted and ADMIN in self.ticket.grant.ops)
 
     @property
     def ticket(self) -> Ticket | None:
@@ -97,8 +101,7 @@ class Logins:
         hold = session.hold
         if hold is None:
             raise errors.Unauthenticated(reason="revoked")
-        admin = hold.ticket.trusted and ADMIN in hold.grant.ops
-        return Caller(session.principal, admin, session, hold)
+        return Caller(session.principal, session, hold)
 
     async def check(self, text: str, peer: str | None) -> None:
         """Look whether :meth:`token` would let somebody in.
@@ -137,7 +140,7 @@ class Logins:
             principal=name,
             listener=self.listener,
         )
-        return Caller(name, True, session)
+        return Caller(name, session)
 
 
 def subject_of(transport: Any) -> str | None:

@@ -135,6 +135,26 @@ def doms(procedure: Procedure, arguments: Mapping[str, Any]) -> list[Dom]:
     return [dom for place in in_arguments(procedure) for dom in place.doms(arguments)]
 
 
+def nameless(procedure: Procedure, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """*arguments* with nothing of the domains but their uuids: what stays the same when one is renamed.
+
+    :raises BadArguments: one of them has no uuid.
+    """
+    same = dict(arguments)
+    for place in in_arguments(procedure):
+        value = same.get(place.name)
+        if value is not None:
+            items = [_nameless(item, place.path) for item in (value if place.many else [value])]
+            same[place.name] = items if place.many else items[0]
+    return same
+
+
+def _nameless(item: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
+    if path:
+        return {**item, path[0]: _nameless(item[path[0]], path[1:])}
+    return {"name": "", "uuid": uuid_of(item), "id": -1}
+
+
 def pruned(place: Place, values: Mapping[str, Any], keep: Callable[[Dom], bool]) -> tuple[list[Any], int]:
     """What *keep* leaves of the list at *place*, and how many it took away."""
     items = values.get(place.name) or []

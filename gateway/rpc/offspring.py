@@ -31,7 +31,9 @@ class Offspring:
     clock: IReactorTime
     over: Callable[[bytes], object]
     log = Logger()
-    _children: dict[bytes, dict[str, Ticket]] = field(factory=dict, init=False)
+    #: Ids of tickets by their hashes, by the hash of the ticket that each came from; and the way back.
+    _children: dict[bytes, dict[bytes, str]] = field(factory=dict, init=False, repr=False)
+    _parents: dict[bytes, bytes] = field(factory=dict, init=False)
 
     def watch(self) -> None:
         """Follow what becomes of all tickets."""
@@ -42,29 +44,46 @@ class Offspring:
 
         :param grant: without an id, a principal and an end.
         :param life: seconds.
+        :raises gateway.errors.Expired: the session of *caller* is over.
         :raises gateway.errors.Unavailable: there are too many tickets.
         """
         uuid, parent = token_urlsafe(24), caller.ticket
         seconds = LIFE if life is None else life
         if parent is not None:
-            if caller.session.closed:
-                raise errors.Expired
             seconds = min(seconds, parent.deadline - self.clock.seconds())
         made = evolve(grant, uuid=uuid, principal=caller.principal, timeout=max(1, round(seconds)))
+        self._check(caller)
         ticket = await self.registry.add(made, issuer="rpc")
         if parent is not None:
-            self._children.setdefault(parent.id_hash, {})[uuid] = ticket
+            self._children.setdefault(parent.id_hash, {})[ticket.id_hash] = uuid
+            self._parents[ticket.id_hash] = parent.id_hash
+        try:
+            self._check(caller)
+        except errors.Expired:
+            self._revoke(uuid)
+            raise
         return uuid, made.timeout
+
+    @staticmethod
+    def _check(caller: Caller) -> None:
+        if caller.session.closed:
+            raise errors.Expired
 
     def _told(self, word: str, ticket: Ticket) -> None:
         if word not in _ENDED:
             return
         if word != "purged":
             self.over(ticket.id_hash)
-        for uuid in self._children.pop(ticket.id_hash, {}):
-            work = Deferred.fromCoroutine(self.registry.revoke(uuid, reason="revoked", tombstone=False))
-            work.addErrback(lambda failure: self.log.failure("a ticket outlives its parent", failure))
+        for child, uuid in self._children.pop(ticket.id_hash, {}).items():
+            self._parents.pop(child, None)
+            self._revoke(uuid)
         if word == "purged":
-            for children in list(self._children.values()):
-                for uuid in [each for each, child in children.items() if child is ticket]:
-                    del children[uuid]
+            parent = self._parents.pop(ticket.id_hash, b"")
+            siblings = self._children.get(parent, {})
+            siblings.pop(ticket.id_hash, None)
+            if not siblings:
+                self._children.pop(parent, None)
+
+    def _revoke(self, uuid: str) -> None:
+        work = Deferred.fromCoroutine(self.registry.revoke(uuid, reason="revoked", tombstone=False))
+        work.addErrback(lambda failure: self.log.failure("a ticket outlives its parent", failure))

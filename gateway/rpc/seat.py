@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
@@ -67,6 +69,8 @@ class Seat:
         """What answers *command* on this connection; what has a ``request_id`` can be cancelled by that."""
 
         async def answer(**arguments: Any) -> Answer:
+            if command.admin and not self.caller.admin:
+                raise errors.Denied(f"command:{command.__name__}")
             request_id = arguments.get("request_id") if command is not commands.Cancel else None
             if request_id is None:
                 return await responder(self, **arguments)
@@ -166,6 +170,11 @@ class Seat:
 def fit(command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> int:
     """How many of *rows* the *member* of an answer can hold."""
     return cast(AmpList, dict(command.response)[member.encode("ascii")]).fit(rows)
+
+
+def as_json(value: object) -> str:
+    """JSON of what a hypervisor says, bytes in base64."""
+    return json.dumps(value, default=lambda it: base64.b64encode(it).decode("ascii"))
 
 
 def one_of(**given: Any) -> tuple[str, Any]:

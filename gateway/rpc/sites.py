@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from attrs import define, evolve, field
@@ -91,17 +91,14 @@ class Sites:
 
     def find(self, name: str) -> Site | None:
         """The hypervisor *name*: of the configuration, or what :meth:`free` has made."""
-        site = self._sites.get(name) or self._free.get(name)
-        if site is None and (":" in name or _OPENS in name):
-            # A handle that was opened by a URL outlives us.
-            try:
-                return self.free(name)
-            except (errors.BadArguments, errors.NoTarget, errors.Busy):
-                return None
-        return site
+        return self._sites.get(name) or self._free.get(name)
+
+    def opening(self, name: str, opened: str) -> Site:
+        """The configured hypervisor *name*, where libvirt opens another name; raises as :meth:`free`."""
+        return self.free(f"{name}{_OPENS}{opened}")
 
     def free(self, name: str) -> Site:
-        """The hypervisor at a URL, or a configured one that opens another name; only for operators.
+        """The hypervisor at a URL, or what :meth:`opening` has made; only for operators.
 
         :raises gateway.errors.BadArguments: it is no URL.
         :raises gateway.errors.NoTarget: there is no such target.
@@ -116,14 +113,19 @@ class Sites:
         if opens:
             if known not in self._sites:
                 raise errors.NoTarget
-            url = evolve(self._sites[known].url, open_name=opened)
+            url, section = evolve(self._sites[known].url, open_name=opened), self._sites[known].section
         else:
             try:
-                url = parse_url(name)
+                url, section = parse_url(name), None
             except ValueError as error:
                 raise errors.BadArguments("uri", str(error)) from None
-        made = self._free[name] = self._make(name, url, None)
+        made = self._free[name] = self._make(name, url, section, private=True)
         return made
+
+    def unused(self, used: Callable[[], Container[str]]) -> list[Site]:
+        """Forget those of :meth:`free` whose name is not *used*; return them, to be stopped."""
+        names = used() if self._free else ()
+        return [self._free.pop(name) for name in list(self._free) if name not in names]
 
     def adopt(self, sections: Mapping[str, Section]) -> list[Site]:
         """Go by *sections* from now on; return those that are gone or have changed, to be stopped."""
@@ -134,9 +136,10 @@ class Sites:
                 self._sites[name] = before.pop(name)
             else:
                 self._sites[name] = self._make(name, parse_url(section.uri), section)
-        stale = [*before.values(), *self._free.values()]
-        self._free = {}
-        return stale
+        for name, site in list(self._free.items()):
+            if site.section != sections.get(name.partition(_OPENS)[0]):
+                before[name] = self._free.pop(name)
+        return list(before.values())
 
     def describe(self) -> list[dict[str, Any]]:
         """How each of them is, ready for JSON."""
@@ -147,7 +150,7 @@ class Sites:
         for site in [*self._sites.values(), *self._free.values()]:
             await site.stop()
 
-    def _make(self, name: str, url: LibvirtUrl, section: Section | None) -> Site:
+    def _make(self, name: str, url: LibvirtUrl, section: Section | None, *, private: bool = False) -> Site:
         target = Target(
             name,
             url,
@@ -160,4 +163,4 @@ class Sites:
         target.renewed = lambda: self.connected(name)
         hub = EventHub(name, target, self._clock, self._wall, kept=self.kept)
         match = () if section is None else section.match
-        return Site(name, url, target, hub, match, section is None, section)
+        return Site(name, url, target, hub, match, private, section)

@@ -26,7 +26,7 @@ _pack_length = _LENGTH.pack
 _length_at = _LENGTH.unpack_from
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 #: What :mod:`struct` raises for a value that does not fit, and caches for one that they cannot keep.
-_UNFIT = (struct_error, OverflowError, TypeError)
+_UNFIT = (struct_error, TypeError)
 
 
 class XdrError(ValueError):

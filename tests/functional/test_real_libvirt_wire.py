@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -131,27 +132,6 @@ class LibvirtCase(ReactorTestCase):
 
         return Deferred.fromCoroutine(whole())
 
-
-class GoldenTest(LibvirtCase):
-    """What stock virsh and the daemon say to each other."""
-
-    def recorded(self, driver: str, text: str) -> list[Recorded]:
-        """Have virsh say *text* through a tap."""
-        path = self.home / f"{driver}.tap"
-        tap = Tap(path, self.daemon.socket)
-        url = self.daemon.url(driver, socket=path)
-        try:
-            # Each line is one virsh; what it cannot do, it says and goes on.
-            for line in text.strip().splitlines():
-                words = [need("virsh", PACKAGES), "-k", "1", "-K", "5", "-c", url, line.strip().strip(";")]
-                done = subprocess.run(
-                    words, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-                )
-                self.assertNotIn(b"unknown command", done.stderr)
-        finally:
-            tap.stop()
-        return tap.connections
-
     def check(self, connections: list[Recorded]) -> Counter[str]:
         """Every message is read by our schema and has the same bytes again; count them by name and kind."""
         seen: Counter[str] = Counter()
@@ -183,6 +163,27 @@ class GoldenTest(LibvirtCase):
         values = codec.unpack(payload)
         self.assertEqual(codec.pack(values), payload, known.name)
         return f"{known.name} {Type(message.type).name.lower()}"
+
+
+class GoldenTest(LibvirtCase):
+    """What stock virsh and the daemon say to each other."""
+
+    def recorded(self, driver: str, text: str) -> list[Recorded]:
+        """Have virsh say *text* through a tap."""
+        path = self.home / f"{driver}.tap"
+        tap = Tap(path, self.daemon.socket)
+        url = self.daemon.url(driver, socket=path)
+        try:
+            # Each line is one virsh; what it cannot do, it says and goes on.
+            for line in text.strip().splitlines():
+                words = [need("virsh", PACKAGES), "-k", "1", "-K", "5", "-c", url, line.strip().strip(";")]
+                done = subprocess.run(
+                    words, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+                )
+                self.assertNotIn(b"unknown command", done.stderr)
+        finally:
+            tap.stop()
+        return tap.connections
 
     def test_test_driver(self) -> None:
         """Many commands on the test driver."""
@@ -428,6 +429,33 @@ class GuestTest(LibvirtCase):
             await connection.call(procedure("DOMAIN_RESET"), {"dom": self.dom, "flags": 0})
 
         return self.on(self.daemon.url("qemu"), act)
+
+    def test_console_of_virsh(self) -> None:
+        """What stock virsh says and hears on a console has the same bytes with us."""
+        tap = Tap(self.home / "console.tap", self.daemon.socket)
+        master, slave = os.openpty()
+        url = self.daemon.url("qemu", socket=tap.path)
+        command = [need("virsh", PACKAGES), "-c", url, "console", self.dom["uuid"], "--force"]
+        shell = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        try:
+            got = b""
+            while b"SeaBIOS" not in got:
+                got += os.read(master, 4096)
+                if b"Escape character" in got:
+                    self.daemon.virsh("reset", self.dom["uuid"])
+            # The key that leaves it, which counts as such at the beginning of a read.
+            while shell.poll() is None:
+                os.write(master, b"\x1d")
+                time.sleep(0.1)
+        finally:
+            shell.kill()
+            shell.wait()
+            tap.stop()
+            os.close(master)
+            os.close(slave)
+        seen = self.check(tap.connections)
+        self.assertGreater(seen["stream"], 2)
+        self.assertIn("DOMAIN_OPEN_CONSOLE reply", seen)
 
     def test_screenshot(self) -> Deferred[None]:
         """A picture of the screen, and what kind it is."""

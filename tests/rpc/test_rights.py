@@ -171,6 +171,16 @@ class EveryProcedureTest(SynchronousTestCase):
                 seen = [dom["uuid"] for place in places for dom in place.doms(values)]
                 self.assertEqual(seen, list(found(values)), each.name)
 
+    def test_nameless(self) -> None:
+        """The same call is the same whatever its domains are called by then, and of another it is not."""
+        renamed = SEEN | {"name": "other", "id": -1}
+        for each in calls():
+            first, again, another = (sample(each.arguments, dom) for dom in (SEEN, renamed, HIDDEN))
+            packed = [each.arguments.pack(objects.nameless(each, it)) for it in (first, again, another)]
+            self.assertEqual(packed[0], packed[1], each.name)
+            self.assertEqual(packed[0] == packed[2], first == another, each.name)
+            self.assertEqual(each.arguments.pack(sample(each.arguments, SEEN)), each.arguments.pack(first))
+
 
 class ListTest(SynchronousTestCase):
     """Lists and counts of domains."""

@@ -1,0 +1,222 @@
+"""The test case of stock libvirt clients: a real libvirtd, a gateway before it, tickets, and virsh.
+
+The clients block, and are processes of their own; the gateway and the daemon are, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.functional.case import GatewayCase
+from tests.functional.commands import need
+from tests.functional.libvirt_daemon import PACKAGES, Libvirtd
+from tests.functional.peers import Gateway, Sections
+from tests.functional.processes import HOST, free_port, short_directory
+
+#: The one domain of the test driver.
+TEST = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+#: What opens which target's driver.
+PATHS = {"test": "default", "qemu": "session"}
+
+
+class LibvirtCase(GatewayCase):
+    """One libvirtd, and one gateway with it as two targets: ``test``, its test driver, and ``qemu``.
+
+    :cvar guests: that run at the beginning, of 16 MiB each; ``uuids`` has theirs by their names.
+    :cvar more: keys of ``[libvirt]`` beside the usual; ``targets`` those of both targets.
+    :cvar port: where clients connect, with TLS.
+    :cvar trust: a ``pkipath`` with the gateway's CA, and no certificate of a client.
+    """
+
+    guests: ClassVar[Sequence[str]] = ("tiny",)
+    more: ClassVar[Mapping[str, str]] = {}
+    targets: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    uuids: ClassVar[dict[str, str]]
+    port: ClassVar[int]
+    trust: ClassVar[Path]
+    daemon: ClassVar[Libvirtd]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.home = short_directory()
+        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
+        cls.daemon = Libvirtd(cls.home)
+        cls.addClassCleanup(cls.daemon.stop)
+        cls.daemon.start()
+        cls._keep()
+        cls.uuids = {name: cls.daemon.tiny(name) for name in cls.guests}
+        cls.port = free_port()
+        cls.gateway = Gateway(cls.home, cls.configuration())
+        cls.addClassCleanup(cls.gateway.stop)
+        cls.gateway.start(cls.descriptors)
+        cls.trust = cls.pki("trust")
+
+    @classmethod
+    def configuration(cls) -> Sections:
+        """What the configuration has beside the usual; the daemon runs by now."""
+        targets = {
+            f"target {name}": {"uri": cls.daemon.url(name), **cls.targets.get(name, {})}
+            for name in ("test", "qemu")
+        }
+        return {
+            "libvirt": {"listen": f"tcp:{cls.port}:interface={HOST}", **cls.more},
+            "log": {"format": "json", "level": "debug", "audit": "audit.log"},
+            **targets,
+            **cls.sections,
+        }
+
+    @classmethod
+    def _keep(cls) -> None:
+        """Keep the test driver open: it forgets everything with its last connection."""
+        command = [need("virsh", PACKAGES), "-q", "-c", cls.daemon.url("test")]
+        keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        cls.addClassCleanup(keeper.wait, 10)
+        cls.addClassCleanup(keeper.communicate, b"quit\n")
+        assert keeper.stdin is not None and keeper.stdout is not None
+        keeper.stdin.write(b"uri\n")
+        keeper.stdin.flush()
+        while b"://" not in (line := keeper.stdout.readline()):
+            assert line, "virsh has ended"
+
+    # Who comes, and with what.
+
+    @classmethod
+    def pki(
+        cls, name: str, subject: str = "", addresses: Sequence[str] = (), names: Sequence[str] = ()
+    ) -> Path:
+        """A ``pkipath``; with a *subject* it holds a certificate of the daemon's CA for it."""
+        path = cls.home / name
+        path.mkdir()
+        shutil.copy(cls.gateway.ca, path / "cacert.pem")
+        if subject:
+            made = cls.daemon.authority.issue(
+                subject,
+                now=datetime.now(UTC),
+                names=names,
+                addresses=addresses,
+                usages=[ExtendedKeyUsageOID.CLIENT_AUTH],
+            )
+            (path / "clientcert.pem").write_bytes(made.pem)
+            (path / "clientkey.pem").write_bytes(made.key_pem)
+        return path
+
+    def grant(
+        self,
+        allow: Sequence[str] = ("*",),
+        domains: Sequence[str] = ("*",),
+        *,
+        targets: Sequence[str] = ("*",),
+        principal: str = "alice",
+        **more: Any,
+    ) -> str:
+        """Install a ticket for calls; return its id."""
+        name = str(uuid4())
+        ticket = {"uuid": name, "kind": "rpc", "timeout": 300, "ops": ["call"], "targets": list(targets)}
+        rights = {"allow": list(allow), "domains": list(domains)}
+        self.gateway.put({**ticket, "principal": principal, "rights": rights, **more})
+        return name
+
+    def login(self, token: str, user: str = "alice", host: str = "localhost") -> Path:
+        """A file of credentials, for ``authfile``."""
+        path = self.home / f"{uuid4()}.conf"
+        path.write_text(
+            f"[credentials-t]\nauthname={user}\npassword={token}\n\n[auth-libvirt-{host}]\ncredentials=t\n"
+        )
+        return path
+
+    def uri(
+        self,
+        target: str = "qemu",
+        *,
+        token: str = "",
+        user: str = "alice",
+        port: int = 0,
+        named: bool = True,
+        **variables: str | Path,
+    ) -> str:
+        """The URI of a target behind the gateway, over TLS.
+
+        :param token: comes from a file of credentials, with the name *user*; without one virsh asks.
+        :param named: whether ``?target=`` says which.
+        """
+        usual: dict[str, str | Path] = {"target": target} if named else {}
+        usual["pkipath"] = self.trust
+        if token:
+            usual["authfile"] = self.login(token, user)
+        query = "&".join(f"{name}={value}" for name, value in {**usual, **variables}.items())
+        driver = target if target in PATHS else "qemu"
+        return f"{driver}+tls://localhost:{port or self.port}/{PATHS[driver]}?{query}"
+
+    # What it does.
+
+    def command(self, uri: str, *arguments: str | Path) -> list[str]:
+        """The command line of virsh at *uri*."""
+        return [need("virsh", PACKAGES), "-q", "-c", uri, *map(str, arguments)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of clients: nothing of this user's own is read or written."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
+
+    def run_virsh(self, uri: str, *arguments: str | Path, timeout: float = 30.0) -> tuple[int, str, str]:
+        """Run virsh to its end; return its exit code, and what it says and complains of."""
+        done = subprocess.run(
+            self.command(uri, *arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=self.environment,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def virsh(self, *arguments: str | Path, target: str = "qemu", token: str = "", uri: str = "") -> str:
+        """Run virsh through the gateway, by default with a token that permits everything.
+
+        :raises AssertionError: it fails.
+        """
+        code, output, problem = self.run_virsh(
+            uri or self.uri(target, token=token or self.grant()), *arguments
+        )
+        self.assertEqual((code, problem), (0, ""), arguments)
+        return output
+
+    def refused(self, *arguments: str | Path, target: str = "qemu", token: str = "", uri: str = "") -> str:
+        """Run what shall fail as :meth:`virsh` does; return the complaint.
+
+        :raises AssertionError: it does not.
+        """
+        code, output, problem = self.run_virsh(
+            uri or self.uri(target, token=token or self.grant()), *arguments
+        )
+        self.assertEqual((code, output.strip()), (1, ""), arguments)
+        return problem
+
+    def direct(self, *arguments: str | Path, target: str = "qemu") -> str:
+        """What the daemon itself says, or does, without the gateway."""
+        return self.daemon.virsh(*arguments, driver=target)
+
+    # What is left of it.
+
+    def trail(self, event: str = "libvirt.call") -> list[dict[str, Any]]:
+        """What the audit trail says."""
+        lines = (self.home / "audit.log").read_text("utf-8").splitlines()
+        return [record for record in map(json.loads, lines) if record.get("event") == event]
+
+    def calls(self, token: str) -> list[tuple[str, str]]:
+        """The procedures called under a ticket, and how each ended."""
+        ticket = self.gateway.get(token).json()["ticket"]
+        mine = [record for record in self.trail() if record.get("ticket") == ticket]
+        return [(record["kind"], record.get("reason") or record["result"]) for record in mine]
