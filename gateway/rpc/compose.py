@@ -20,7 +20,7 @@ from gateway.core.base import Base
 from gateway.core.config import Config
 from gateway.core.proofs import Proofs
 from gateway.core.ticket_news import Trail
-from gateway.rpc import answers_control, answers_planes
+from gateway.rpc import answers_control, answers_planes, settling
 from gateway.rpc.answers_control import Orders
 from gateway.rpc.cookies import load as load_cookies
 from gateway.rpc.desk import Desk
@@ -36,7 +36,6 @@ from gateway.rpc.sites import Site, Sites
 from gateway.rpc.store import Store
 from gateway.rpc.target import Target
 from gateway.rpc.transports import Transports
-from gateway.wire.libvirt_words import STATES, word
 
 #: Seconds between two looks for what is to be written, or is old.
 _TIDY = 5.0
@@ -200,17 +199,9 @@ class Rpc:
         settling.addErrback(lambda failure: self.log.failure("the journal is not settled", failure))
 
     async def _settle(self, entry: Entry) -> Result | None:
-        """What a start gave whose answer was lost: where the domain runs, it was done."""
+        """What a write gave whose answer was lost, where that can be told."""
         site = self.sites.find(entry.target)
-        if site is None or entry.procedure != "DOMAIN_CREATE_WITH_FLAGS" or not entry.subject:
-            return None
-        try:
-            found = await site.target.call("DOMAIN_LOOKUP_BY_UUID", {"uuid": entry.subject})
-            asked = {"dom": found["dom"], "flags": 0}
-            state = word(STATES, (await site.target.call("DOMAIN_GET_STATE", asked))["state"])
-        except errors.GatewayError:
-            return None
-        return {"dom": found["dom"]} if state in ("running", "paused") else None
+        return None if site is None else await settling.settle(entry, site.target.call)
 
     def _leave(self, sites: Iterable[Site]) -> None:
         for site in sites:

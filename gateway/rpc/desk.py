@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from gateway import errors
 from gateway.core.ticket_news import Trail
 from gateway.core.tickets import Rights
+from gateway.rpc import settling
 from gateway.rpc.cookies import Cookies
 from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
@@ -201,6 +202,8 @@ class Desk:
             raise errors.Denied(name)  # it would change a connection that others use, too
         began, end, told = self.clock.seconds(), "ok", None
         plans: Sequence[Plan] = ()
+        # A handle may be older than we are.
+        opened.site.hub.start()
         try:
             if opened.restricted:
                 await opened.site.hub.settled()
@@ -247,8 +250,9 @@ class Desk:
             return await ask()
         # The name goes with what is known of the domain: nothing after a restart.
         encoded = plan.procedure.arguments.pack(nameless(plan.procedure, arguments))
-        subject = plan.uuids[0] if plan.uuids else ""
-        request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject)
+        subject = settling.subject(plan.procedure, arguments)
+        before = settling.before(opened.site.hub, subject)
+        request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject, before)
         return await self.journal.run(request, ask)
 
     @staticmethod

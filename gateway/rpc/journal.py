@@ -2,7 +2,8 @@
 
 An entry is *begun* on the disk before the hypervisor is asked, and *done* or *failed* there before the client
 is answered. One that is begun and has no end may have been executed; where the hypervisor's state tells,
-it is settled by that. Let it keep what the hypervisor said, never a handle or a cookie.
+it is settled by that, unless what shows there may be the work of another request. Let it keep what the
+hypervisor said, never a handle or a cookie.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _BEFORE = (
 )
 _log = Logger()
 
-#: Looks at the hypervisor: what *entry* gave, False when it was certainly not executed and never will be,
-#: None when nobody can tell.
+#: Looks at the hypervisor: what *entry* gave unless another request did, False when it was certainly not
+#: executed and never will be, None when nobody can tell.
 Settle = Callable[[Entry], Awaitable[Result | Literal[False] | None]]
 
 
@@ -177,8 +178,11 @@ class Journal:
             raise errors.Interrupted(maybe_executed=True)
         if found is False:
             await self._store.write(partial(rows.delete, key))
-        else:
-            await self._end(key, "done", rows.encode(found))
+            return False
+        outcome = rows.encode(found)
+        job = partial(rows.claim, entry, outcome, self._wall(), self._share)
+        if not await self._store.write(job):
+            raise errors.Interrupted(maybe_executed=True)
         return found
 
     async def _do(self, request: Request, do: Callable[[], Awaitable[Result]]) -> Result:

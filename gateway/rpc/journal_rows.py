@@ -23,6 +23,9 @@ KEPT = 86400.0
 RESULT, ERROR = 64 * 1024, 4096
 #: Characters of a ``request_id``; entries looked at in one go.
 _ID, _BEGUN = 128, 1000
+#: Seconds within which another request that has no end may have done what is seen, and by which one that has
+#: may have come before.
+_RIVALS, _SLACK = 600.0, 5.0
 
 
 def _hash(data: bytes) -> bytes:
@@ -35,6 +38,7 @@ class Entry:
 
     :ivar subject: what it was about, as the caller of :meth:`Journal.run` said: the uuid of a domain.
     :ivar began: seconds since the epoch.
+    :ivar before: how that was then, as the caller said; None when it did not know.
     """
 
     principal: str
@@ -43,6 +47,7 @@ class Entry:
     procedure: str
     subject: str
     began: float
+    before: int | None = None
 
 
 @frozen
@@ -59,6 +64,7 @@ class Request:
     procedure: str
     digest: bytes = field(alias="arguments", repr=False, converter=_hash)
     subject: str = ""
+    before: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if not (0 < len(self.request_id) <= _ID and self.request_id.isprintable()):
@@ -138,7 +144,7 @@ def _plain(value: object) -> str:
 def find(principal: str, request_id: str, since: float, database: sqlite3.Connection) -> Row | None:
     """The entry, if it has changed after *since*."""
     row: Row | None = database.execute(
-        "SELECT target, procedure, digest, state, outcome, subject, at FROM journal"
+        "SELECT target, procedure, digest, state, outcome, subject, at, before FROM journal"
         " WHERE principal = ? AND request = ? AND at > ?",
         (principal, request_id, since),
     ).fetchone()
@@ -151,9 +157,9 @@ def insert(
     """Begin *request*, or say what is known of it."""
     row = find(*request.key, now - KEPT, database)
     if row is not None:
-        target, procedure, digest, state, outcome, subject, at = row
+        target, procedure, digest, state, outcome, subject, at, before = row
         request.check(target, procedure, digest)
-        entry = Entry(request.principal, request.request_id, target, procedure, subject, at)
+        entry = Entry(request.principal, request.request_id, target, procedure, subject, at, before)
         return Known(state, outcome, entry)
     # What is left of it is too old to count.
     database.execute("DELETE FROM journal WHERE principal = ? AND request = ?", request.key)
@@ -161,11 +167,11 @@ def insert(
         purge(now - KEPT, database)
         if _full(request.principal, limits, database):
             raise errors.Busy("There are too many writes to remember", reason="journal")
-    values = (*request.key, request.target, request.procedure, request.digest, request.subject, now)
+    bound = (*request.key, request.target, request.procedure, request.digest)
     database.execute(
-        "INSERT INTO journal (principal, request, target, procedure, digest, subject, state, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, 'begun', ?)",
-        values,
+        "INSERT INTO journal (principal, request, target, procedure, digest, subject, before, state, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'begun', ?)",
+        (*bound, request.subject, request.before, now),
     )
     attempt.fresh = True
     return None
@@ -196,6 +202,22 @@ def finish(
     )
 
 
+def claim(entry: Entry, outcome: str | None, now: float, share: int, database: sqlite3.Connection) -> bool:
+    """Note that *entry* was what gave *outcome*, unless it may have been another; return whether it was."""
+    same = "target = ? AND procedure = ? AND subject = ? AND NOT (principal = ? AND request = ?)"
+    bound = (entry.target, entry.procedure, entry.subject, entry.principal, entry.request_id)
+    (contested,) = database.execute(
+        f"SELECT EXISTS (SELECT 1 FROM journal WHERE state = 'begun' AND at > ? AND {same})"  # noqa: S608
+        f" OR EXISTS (SELECT 1 FROM journal WHERE state = 'done' AND at > ? AND {same}"  # all of it is ours
+        " AND (outcome IS NULL OR outcome = ?))",
+        (entry.began - _RIVALS, *bound, entry.began - _SLACK, *bound, outcome),
+    ).fetchone()
+    if contested:
+        return False
+    finish((entry.principal, entry.request_id), "done", outcome, now, share, database)
+    return True
+
+
 def delete(key: tuple[str, str], database: sqlite3.Connection) -> None:
     """Forget an entry that has no end."""
     database.execute("DELETE FROM journal WHERE principal = ? AND request = ? AND state = 'begun'", key)
@@ -204,7 +226,7 @@ def delete(key: tuple[str, str], database: sqlite3.Connection) -> None:
 def begun(target: str, since: float, after: int, database: sqlite3.Connection) -> list[tuple[int, Entry]]:
     """Some entries of *target* without an end, each with its number: greater than *after*, and rising."""
     rows = database.execute(
-        "SELECT rowid, principal, request, target, procedure, subject, at FROM journal"
+        "SELECT rowid, principal, request, target, procedure, subject, at, before FROM journal"
         " WHERE state = 'begun' AND target = ? AND at > ? AND rowid > ? ORDER BY rowid LIMIT ?",
         (target, since, after, _BEGUN),
     )

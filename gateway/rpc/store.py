@@ -33,7 +33,7 @@ CREATE TABLE handle (
 ) WITHOUT ROWID;
 CREATE TABLE target (name TEXT PRIMARY KEY, generation INTEGER) WITHOUT ROWID;
 CREATE TABLE journal (
-    principal TEXT, request TEXT, target TEXT, procedure TEXT, digest BLOB, subject TEXT,
+    principal TEXT, request TEXT, target TEXT, procedure TEXT, digest BLOB, subject TEXT, before INTEGER,
     state TEXT, outcome TEXT, at REAL, UNIQUE (principal, request)
 );
 CREATE INDEX journal_at ON journal (at);

@@ -267,11 +267,12 @@ class JournalTests(KeepingCase):
         """Where the hypervisor's state tells, an entry without an end gets one at last."""
         ends = errors.Interrupted(maybe_executed=True)
         for name in ("r1", "r2", "r3"):
-            self.no(errors.Interrupted, self.journal.run(self.request(name), self.failing(ends)))
+            request = self.request(name, subject=f"u{name}", before=-1)
+            self.no(errors.Interrupted, self.journal.run(request, self.failing(ends)))
         self.no(errors.Interrupted, self.journal.run(self.request("r4", target="kvm2"), self.failing(ends)))
         began, self.now = self.now, self.now + 5
         self.assertEqual(self.ok(self.again().settle("kvm1")), 0)
-        self.assertEqual(self.asked[0], Entry("alice", "r1", "kvm1", "DOMAIN_CREATE", "u1", began))
+        self.assertEqual(self.asked[0], Entry("alice", "r1", "kvm1", "DOMAIN_CREATE", "ur1", began, -1))
         self.assertEqual(len(self.asked), 3)
         self.verdict = {"id": 7}
         self.assertEqual(self.ok(self.journal.run(self.request("r1"), self.do)), {"id": 7})
@@ -281,6 +282,46 @@ class JournalTests(KeepingCase):
         self.assertEqual(self.ok(self.journal.settle("kvm1")), 1)
         self.assertEqual([self.executed(f"r{n}") for n in range(1, 5)], ["yes", "yes", "no", "unknown"])
         self.assertEqual(self.ok(self.journal.settle("kvm1")), 0)
+
+    def test_contested(self) -> None:
+        """What shows may be the work of another request: then neither is told that it was its own."""
+        ends = errors.Interrupted(maybe_executed=True)
+        self.verdict = {"id": 1}
+        self.no(errors.Interrupted, self.journal.run(self.request("r1"), self.failing(ends)))
+        self.no(errors.Interrupted, self.journal.run(self.request("r2", "bob"), self.failing(ends)))
+        for _ in range(2):
+            self.no(errors.Interrupted, self.journal.run(self.request("r1"), self.do))
+            self.no(errors.Interrupted, self.journal.run(self.request("r2", "bob"), self.do))
+            self.assertEqual(self.ok(self.again().settle("kvm1")), 0)
+        self.assertEqual(self.done, 2)
+        # What was begun long before has nothing to do with it.
+        self.now += 3600
+        self.no(errors.Interrupted, self.journal.run(self.request("r3", "eve"), self.failing(ends)))
+        self.assertEqual(self.ok(self.journal.run(self.request("r3", "eve"), self.do)), {"id": 1})
+
+    def test_claimed(self) -> None:
+        """What one request was told to have done, no other is told again; what is about something else may."""
+        ends = errors.Interrupted(maybe_executed=True)
+
+        async def start() -> Result:
+            return {"id": 5}
+
+        self.no(errors.Interrupted, self.journal.run(self.request("r1"), self.failing(ends)))
+        self.no(errors.Interrupted, self.journal.run(self.request("r2", subject="u2"), self.failing(ends)))
+        self.no(errors.Interrupted, self.journal.run(self.request("r3"), self.failing(ends)))
+        self.now += 3600
+        self.no(errors.Interrupted, self.journal.run(self.request("r4"), self.failing(ends)))
+        self.assertEqual(self.ok(self.journal.run(self.request("r5", "bob"), start)), {"id": 5})
+        for restarted in (False, True):
+            journal = self.again() if restarted else self.journal
+            self.verdict = {"id": 5}
+            self.no(errors.Interrupted, journal.run(self.request("r4"), self.do))
+            self.no(errors.Interrupted, journal.run(self.request("r1"), self.do))
+        self.verdict = {"id": 6}
+        self.assertEqual(self.ok(self.journal.run(self.request("r4"), self.do)), {"id": 6})
+        self.verdict = {"id": 5}
+        self.assertEqual(self.ok(self.journal.run(self.request("r2", subject="u2"), self.do)), {"id": 5})
+        self.assertEqual([self.executed(f"r{n}") for n in range(1, 5)], ["unknown", "yes", "unknown", "yes"])
 
     def test_not_settled_while_it_runs(self) -> None:
         """What is under way is nobody's to settle, and one look at a time is enough."""
