@@ -61,7 +61,8 @@ async def _open(
         site.name,
         ticket=caller.ticket_hash,
         rights=caller.rights,
-        ttl=seat.lasting(ttl or TTL),
+        ttl=ttl or TTL,
+        left=seat.left,
         readonly=bool(readonly),
         name=site.url.name,
     )
@@ -81,7 +82,7 @@ async def _open(
 
 async def _renew(seat: Seat, handle: str, ttl: int | None) -> Answer:
     opened = seat.opened(handle)
-    return {"expires": _moment(await seat.desk.handles.renew(opened.handle, seat.lasting(ttl or TTL)))}
+    return {"expires": _moment(await seat.desk.handles.renew(opened.handle, ttl or TTL, seat.left))}
 
 
 async def _close(seat: Seat, handle: str) -> Answer:

@@ -129,8 +129,8 @@ async def _reload(orders: Orders, seat: Seat) -> Answer:
         raise errors.Conflict("\n".join((text, *error.problems)), reason="config") from error
 
 
-async def _audit(orders: Orders, seat: Seat, limit: int | None, **more: int | None) -> Answer:
-    return {"records": json.dumps(orders.audit(more["from"], min(limit or _PAGE, _MOST)))}
+async def _audit(orders: Orders, seat: Seat, from_: int | None, limit: int | None) -> Answer:
+    return {"records": json.dumps(orders.audit(from_, min(limit or _PAGE, _MOST)))}
 
 
 def responders(orders: Orders) -> Mapping[type[Command], Responder]:

@@ -97,13 +97,23 @@ def _judge(opened: Opened, name: str, arguments: Mapping[str, Any]) -> None:
     opened.plans(procedure(name), arguments)
 
 
+def _place(opened: Opened) -> str:
+    """How the url of a ticket begins that leads to a hypervisor.
+
+    :raises gateway.errors.NotImplementedHere: no url can name it.
+    """
+    if opened.site.private:
+        raise errors.NotImplementedHere("Tickets lead to hypervisors of the configuration only")
+    return f"libvirt://{opened.site.name}"
+
+
 async def _console(planes: Planes, seat: Seat, dom: str, options: str | None) -> Answer:
     asked = _Options.read(options, "device", "force", "view", "record")
     opened, subject = seat.domain(dom)
     device, force = asked.get("device", str), asked.get("force", bool, default=False)
     await opened.site.hub.settled()
     _judge(opened, "DOMAIN_OPEN_CONSOLE", {"dom": subject, "dev_name": device, "flags": int(force)})
-    url = f"libvirt://{opened.site.name}/{subject['uuid']}/console" + (f"/{device}" if device else "")
+    url = f"{_place(opened)}/{subject['uuid']}/console" + (f"/{device}" if device else "")
     grant = Grant(
         Kind.CONSOLE,
         "",
@@ -160,7 +170,7 @@ def _screen_url(opened: Opened, uuid: str, index: int, screen: Graphics) -> str:
         raise errors.NotImplementedHere(f"Screens of type {screen.type} are not served here")
     if url.transport == "unix":
         if screen.type == "vnc":
-            return f"libvirt://{opened.site.name}/{uuid}/graphics/{index}"
+            return f"{_place(opened)}/{uuid}/graphics/{index}"
         if screen.socket:
             return f"spice+unix://{quote(screen.socket)}"
     host = (url.host or "127.0.0.1") if screen.listen in _HERE else screen.listen
@@ -207,7 +217,7 @@ async def _volume(
     found = await seat.call(opened, "STORAGE_VOL_LOOKUP_BY_NAME", {"pool": subject, "name": volume})
     _judge(opened, name, {"vol": found["vol"], "offset": 0, "length": 0, "flags": 0})
     place = "/".join(quote(part, safe="") for part in (subject["name"], found["vol"]["name"]))
-    url = f"libvirt://{opened.site.name}/{place}"
+    url = f"{_place(opened)}/{place}"
     grant = Grant(
         Kind.IMAGE,
         "",

@@ -142,7 +142,7 @@ class Rpc:
         self.door.desk = self.libvirt.desk = desk = Desk(
             self.sites, handles, cookies, journal, base.reactor, base.wall, hooks.trail, hooks.seen
         )
-        offspring = Offspring(base.registry, base.reactor, desk.end_ticket)
+        offspring = Offspring(base.registry, base.reactor, desk.end_ticket, handles.renew_ticket)
         offspring.watch()
         planes = answers_planes.Planes(
             offspring, self.screenshots, self._images, lambda: consoles_url(self._config)

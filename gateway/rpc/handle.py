@@ -50,6 +50,7 @@ class Handle:
     :ivar opened: seconds since the epoch, like *expires*.
     :ivar generation: that of the target when it was last (re)opened under this handle.
     :ivar subscriptions: by their names.
+    :ivar wanted: when it would end if its ticket lasted; not in the file, for no ticket outlives a restart.
     """
 
     hash: bytes = field(repr=False)
@@ -63,6 +64,7 @@ class Handle:
     expires: float
     generation: int
     subscriptions: dict[str, Subscription] = field(factory=dict)
+    wanted: float = 0.0
 
     @property
     def id(self) -> bytes:

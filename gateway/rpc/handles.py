@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
+from math import inf
 from secrets import token_hex, token_urlsafe
 from typing import TypeVar
 
@@ -114,12 +115,14 @@ class Handles:
         ticket: bytes,
         rights: Rights | None,
         ttl: float,
+        left: float = inf,
         readonly: bool = False,
         name: str = "",
     ) -> tuple[str, Handle]:
         """A new handle, and its text, which is nowhere else.
 
         :param ttl: seconds, :data:`LONGEST` at most.
+        :param left: seconds until its ticket ends, and the handle too unless the ticket is renewed.
         :raises gateway.errors.Busy: there are too many, or it cannot be written down.
         :raises gateway.errors.Expired: its ticket has ended meanwhile.
         """
@@ -137,8 +140,9 @@ class Handles:
             readonly,
             name,
             opened=self._wall(),
-            expires=end,
+            expires=min(end, self._wall() + left),
             generation=self.generation(target),
+            wanted=end,
         )
         self._enter(handle)
         written = False
@@ -152,10 +156,11 @@ class Handles:
             raise errors.Expired
         return text, handle
 
-    async def renew(self, handle: Handle, ttl: float) -> float:
-        """Let it end in *ttl* seconds from now, :data:`LONGEST` at most; the new end."""
+    async def renew(self, handle: Handle, ttl: float, left: float = inf) -> float:
+        """Let it end in *ttl* seconds from now, *left* or :data:`LONGEST` at most; the new end."""
         self._check(handle)
-        handle.expires = self._end(ttl)
+        handle.wanted = self._end(ttl)
+        handle.expires = min(handle.wanted, self._wall() + left)
         await self._durable(handle)
         self._check(handle)
         return handle.expires
@@ -165,6 +170,14 @@ class Handles:
         self._check(handle)
         self._drop(handle)
         await self._durable(handle)
+
+    def renew_ticket(self, ticket: bytes, left: float) -> None:
+        """The ticket with this hash ends in *left* seconds now; its handles go on, as long as they should."""
+        for handle in self._tickets.get(ticket, {}).values() if ticket else ():
+            end = min(handle.wanted, self._wall() + left)
+            if end > handle.expires:
+                handle.expires = end
+                self._dirty[handle.id] = handle
 
     def end_ticket(self, ticket: bytes) -> Sequence[Handle]:
         """End all handles of the ticket with this hash, for good; those that ended."""

@@ -25,11 +25,13 @@ class Offspring:
     """Knows which tickets come from which.
 
     :ivar over: told the hash of a ticket that has ended.
+    :ivar renewed: told the hash of a ticket that was renewed, and the seconds until it ends.
     """
 
     registry: TicketRegistry
     clock: IReactorTime
     over: Callable[[bytes], object]
+    renewed: Callable[[bytes, float], object]
     log = Logger()
     #: Ids of tickets by their hashes, by the hash of the ticket that each came from; and the way back.
     _children: dict[bytes, dict[bytes, str]] = field(factory=dict, init=False, repr=False)
@@ -70,6 +72,8 @@ class Offspring:
             raise errors.Expired
 
     def _told(self, word: str, ticket: Ticket) -> None:
+        if word == "renewed":
+            self.renewed(ticket.id_hash, ticket.deadline - self.clock.seconds())
         if word not in _ENDED:
             return
         if word != "purged":

@@ -7,6 +7,7 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field, frozen
@@ -93,10 +94,11 @@ class Seat:
             work.cancel()
         return bool(running)
 
-    def lasting(self, ttl: float) -> float:
-        """Seconds that a handle may last which is wanted for *ttl*: not longer than the ticket."""
+    @property
+    def left(self) -> float:
+        """Seconds until the ticket ends."""
         ticket = self.caller.ticket
-        return ttl if ticket is None else max(1.0, min(ttl, ticket.deadline - self.desk.clock.seconds()))
+        return inf if ticket is None else ticket.deadline - self.desk.clock.seconds()
 
     def opened(self, handle: str) -> Opened:
         """The handle of a command.

@@ -99,6 +99,29 @@ class HandleTests(KeepingCase):
             )
             self.assertEqual(handles.subscription(subscription.sub, "alice"), (known, subscription))
 
+    def test_renewed_ticket(self) -> None:
+        """A handle that ends with its ticket goes on when that is renewed, as long as it was wanted for."""
+        opened = [
+            self.ok(self.handles.open("alice", "kvm1", ticket=ticket, rights=RIGHTS, ttl=ttl, left=10))[1]
+            for ticket, ttl in ((TICKET, 60), (TICKET, 5), (b"another", 60), (b"", 60))
+        ]
+        self.assertEqual([it.expires - NOW for it in opened], [10, 5, 10, 10])
+        for left, ends in ((30, 30), (20, 30), (90, 60)):
+            self.handles.renew_ticket(TICKET, left)
+            self.handles.renew_ticket(b"", left)
+            self.assertEqual([it.expires - NOW for it in opened], [ends, 5, 10, 10])
+        self.assertEqual(self.ok(self.handles.renew(opened[1], 100, 40)), NOW + 40)
+        self.handles.renew_ticket(TICKET, 90)
+        self.assertEqual([it.expires - NOW for it in self.again().list("alice")], [60, 90, 10, 10])
+
+    def test_targets(self) -> None:
+        """The targets of handles are known, until nobody has one."""
+        _, one = self.open()
+        self.open(target="kvm2")
+        self.assertEqual(self.handles.targets(), {"kvm1", "kvm2"})
+        self.ok(self.handles.close(one))
+        self.assertEqual(self.handles.targets(), {"kvm2"})
+
     def test_no_rights_and_read_only(self) -> None:
         """A handle of somebody without a ticket, and one that may only read, stay what they are."""
         opening = self.handles.open("cn=op", "kvm1", ticket=b"", rights=None, ttl=5, readonly=True)
