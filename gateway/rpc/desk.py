@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
@@ -237,13 +237,14 @@ class Desk:
             return plan.ready
         target, name, arguments = opened.site.target, plan.procedure.name, plan.arguments
 
-        async def ask() -> Mapping[str, Any]:
+        async def ask(late: Callable[[Any], object] | None = None) -> Mapping[str, Any]:
             return await target.call(
                 name,
                 arguments,
                 principal=caller.principal,
                 deadline=deadline,
                 readonly=opened.handle.readonly,
+                late=late,
             )
 
         if request_id is None or plan.procedure.writes != "W":
@@ -253,7 +254,7 @@ class Desk:
         subject = settling.subject(plan.procedure, arguments)
         before = settling.before(opened.site.hub, subject)
         request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject, before)
-        return await self.journal.run(request, ask)
+        return await self.journal.run(request, partial(ask, partial(self.journal.late, request)))
 
     @staticmethod
     def _learn(

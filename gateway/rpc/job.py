@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -40,6 +40,7 @@ class Job:
     :ivar retried: it was sent twice.
     :ivar overdue: somebody has waited too long for it.
     :ivar due: when its connection is given up, because nobody waits for it any more.
+    :ivar late: told what it gave when nobody waited for that any more: its results, or an error.
     """
 
     procedure: Procedure
@@ -55,6 +56,7 @@ class Job:
     retried: bool = False
     overdue: bool = False
     due: float | None = None
+    late: Callable[[Any], object] = lambda outcome: None
 
     def send(self) -> Deferred[Any]:
         """Send it on its line."""
@@ -73,6 +75,8 @@ class Job:
             waiter.answer.callback(twin(values))
         for waiter in waiters[:1]:
             waiter.answer.callback(values)
+        if not waiters:
+            self.late(values)
 
     def failed(self, error: BaseException | None) -> None:
         """Tell all who wait."""
@@ -80,6 +84,8 @@ class Job:
         for waiter in waiters:
             waiter.due = None
             waiter.answer.errback(Failure(error))
+        if not waiters:
+            self.late(error)
 
 
 @define(eq=False)

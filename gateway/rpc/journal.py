@@ -95,6 +95,15 @@ class Journal:
         finally:
             self._release(request.key)
 
+    def late(self, request: Request, outcome: Result | BaseException) -> None:
+        """The hypervisor answered *request* at last, after :meth:`run` had ended without that answer."""
+        if isinstance(outcome, LibvirtError):
+            self._end(request.key, "failed", rows.encode_error(outcome))
+        elif not isinstance(outcome, BaseException):
+            self._end(request.key, "done", rows.encode(outcome))
+        elif isinstance(outcome, errors.Interrupted) and not outcome.maybe_executed:
+            self._noted(self._store.write(partial(rows.delete, request.key)))
+
     async def executed(self, principal: str, request_id: str) -> Executed:
         """What is known of a request: whether the hypervisor has done it.
 
@@ -201,9 +210,9 @@ class Journal:
         await self._end(request.key, "done", rows.encode(result))
         return result
 
-    async def _end(self, key: tuple[str, str], state: str, outcome: str | None) -> None:
+    def _end(self, key: tuple[str, str], state: str, outcome: str | None) -> Deferred[None]:
         job = partial(rows.finish, key, state, outcome, self._wall(), self._share)
-        await self._noted(self._store.write(job))
+        return self._noted(self._store.write(job))
 
     def _noted(self, writing: Deferred[None]) -> Deferred[None]:
         """The end of a write is for the client even when it cannot be written down: it stays open then."""

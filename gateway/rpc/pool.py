@@ -316,6 +316,7 @@ class Pool:
                 self._queue.discard(principal, job)
             job.principals.clear()
             self.ended(job, None)
+            job.late(errors.Interrupted(maybe_executed=False))
 
     def _late(self, item: Waiter | Job | Line) -> None:
         """The time of *item* is up."""

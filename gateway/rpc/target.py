@@ -142,12 +142,15 @@ class Target:
         principal: str = "",
         deadline: float | None = None,
         readonly: bool = False,
+        late: Callable[[Any], object] | None = None,
     ) -> dict[str, Any]:
         """Call the procedure *name*; return its results, which are the caller's own.
 
         :param principal: who wants it; they take turns.
         :param deadline: seconds to wait; by default what calls of its class may take.
         :param readonly: the daemon shall refuse it if it writes.
+        :param late: told what a write gave, results or an error, that was cancelled or had passed its
+            deadline by then.
         :raises gateway.wire.libvirt_error.LibvirtError: the hypervisor refuses.
         :raises gateway.errors.BadArguments: there is no such procedure, or it takes other arguments.
         :raises gateway.errors.Busy, gateway.errors.TargetDown: it was not sent.
@@ -156,7 +159,8 @@ class Target:
         called, kind = _known(name)
         if kind.problem:
             raise errors.BadArguments("procedure", kind.problem)
-        result: dict[str, Any] = await self._submit(called, kind, arguments, principal, deadline, readonly)
+        asked = self._submit(called, kind, arguments, principal, deadline, readonly, late=late)
+        result: dict[str, Any] = await asked
         return result
 
     async def connection(self, *, readonly: bool = False) -> LibvirtConnection:
@@ -272,6 +276,7 @@ class Target:
         readonly: bool,
         *,
         descriptor: bool = False,
+        late: Callable[[Any], object] | None = None,
     ) -> Any:
         payload = _pack(called, arguments)
         self._check()
@@ -288,6 +293,8 @@ class Target:
             job = Job(called, arguments, kind.read, descriptor, key)
             if kind.read:
                 self._cache.begin(key, job)
+            elif late is not None:
+                job.late = late
         due = self._clock.seconds() + (kind.patience if deadline is None else deadline)
         try:
             answer = self._pool(readonly, called.priority).submit(job, principal, due)

@@ -283,6 +283,27 @@ class JournalTests(KeepingCase):
         self.assertEqual([self.executed(f"r{n}") for n in range(1, 5)], ["yes", "yes", "no", "unknown"])
         self.assertEqual(self.ok(self.journal.settle("kvm1")), 0)
 
+    def test_late(self) -> None:
+        """Whatever the hypervisor says after a request had ended without that is its end."""
+        ends = errors.DeadlinePassed(maybe_executed=True)
+        requests = [self.request(f"r{number}", subject="") for number in range(5)]
+        for request in requests:
+            self.no(errors.DeadlinePassed, self.journal.run(request, self.failing(ends)))
+        lost, unsent = (errors.Interrupted(maybe_executed=maybe) for maybe in (True, False))
+        outcomes: list[Result | BaseException] = [{"id": 7}, UNKNOWN, lost, KeyError(), unsent]
+        for request, outcome in zip(requests, outcomes, strict=True):
+            self.journal.late(request, outcome)
+        self.journal.late(requests[0], {"id": 8})
+        for restarted in (False, True):
+            journal = self.again() if restarted else self.journal
+            self.assertEqual(self.ok(journal.run(requests[0], self.do)), {"id": 7})
+            self.assertEqual(self.no(LibvirtError, journal.run(requests[1], self.do)).code, 42)
+            for request in requests[2:4]:
+                self.no(errors.Interrupted, journal.run(request, self.do))
+        self.assertEqual(self.done, 5)
+        self.ok(self.journal.run(requests[4], self.do))
+        self.assertEqual(self.done, 6)
+
     def test_contested(self) -> None:
         """What shows may be the work of another request: then neither is told that it was its own."""
         ends = errors.Interrupted(maybe_executed=True)
@@ -300,7 +321,7 @@ class JournalTests(KeepingCase):
         self.assertEqual(self.ok(self.journal.run(self.request("r3", "eve"), self.do)), {"id": 1})
 
     def test_claimed(self) -> None:
-        """What one request was told to have done, no other is told again; what is about something else may."""
+        """What one request was told to have done, no other is told for the same domain."""
         ends = errors.Interrupted(maybe_executed=True)
 
         async def start() -> Result:

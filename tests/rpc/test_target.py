@@ -187,6 +187,44 @@ class DeadlineTest(TargetCase):
         self.turn()
         self.assertEqual(self.daemon.asked, [])
 
+    def late(self, *, sent: bool = True, **options: Any) -> tuple[Deferred[Any], list[Any]]:
+        """A write, and what is told of it when nobody waits any more."""
+        told: list[Any] = []
+        called = self.call("DOMAIN_CREATE_WITH_FLAGS", {"dom": DOM, "flags": 0}, late=told.append, **options)
+        if sent:
+            self.turn()
+        return called, told
+
+    def test_late(self) -> None:
+        """What a write gave is told all the same, when its caller has left or could not wait."""
+        cancelled, first = self.late()
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        overdue, second = self.late(deadline=1)
+        self.turn(1.2)
+        self.failureResultOf(overdue, errors.DeadlinePassed)
+        self.assertEqual((first, second), ([], []))
+        for asked in self.daemon.asked:
+            asked.answer(dom=DOM)
+        self.assertEqual((first, second), ([{"dom": DOM}], [{"dom": DOM}]))
+
+    def test_late_failures(self) -> None:
+        """An error is told, too; what never was sent was not done; who waited is told nothing in this way."""
+        unsent, told = self.late(sent=False)
+        unsent.cancel()
+        self.failureResultOf(unsent, CancelledError)
+        self.assertEqual([(type(it), it.maybe_executed) for it in told], [(errors.Interrupted, False)])
+        answered, nothing = self.late()
+        self.daemon.asked[0].answer(dom=DOM)
+        self.successResultOf(answered)
+        lost, told = self.late()
+        lost.cancel()
+        self.failureResultOf(lost, CancelledError)
+        self.daemon.die()
+        self.turn()
+        self.assertEqual([(type(it), it.maybe_executed) for it in told], [(errors.Interrupted, True)])
+        self.assertEqual(nothing, [])
+
 
 class LossTest(TargetCase):
     """Connections are lost, and daemons restarted."""
