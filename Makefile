@@ -8,15 +8,17 @@ WARNINGS := PYTHONWARNINGS="error,ignore:Passing pyOpenSSL:DeprecationWarning"
 # Everything is proven on the fast path by pytest, and on the public path of Twisted and pyOpenSSL by trial, where
 # what moves bytes with real peers is run once more by pytest.
 BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py tunnel.py tunnel_threats.py)
-# Browsers and virtual machines wait more than they work: they run beside all the rest. What measures time or
-# memory has the machine for itself.
+# Browsers, virtual machines and libvirtd wait more than they work: they run beside all the rest. What measures
+# time or memory has the machine for itself.
 SHOWN := $(addprefix tests/functional/test_real_,browser.py canary.py client.py console_peers.py \
     console_threats.py consoles.py page_tools.py pages.py recording.py replay.py rfb.py viewer.py)
+VIRT := $(addprefix tests/functional/test_real_,connect.py events.py libvirt_wire.py planes.py rpc.py rpc_kills.py \
+    rpc_shell.py rpc_threats.py targets.py transports.py virsh.py virsh_rights.py)
 ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py endurance.py load.py shared.py)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test test-shown test-rest peers conformance bench docs install install-dev dist clean
+.PHONY: help run check lint types test test-shown test-virt test-rest peers conformance bench docs install install-dev dist clean
 
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
@@ -67,7 +69,7 @@ types: $(VENV)/.made-test
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
 	rm -f .coverage .coverage.*
 	GATEWAY_FAST=off $(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
-	$(MAKE) --no-print-directory -j2 --output-sync=target test-shown test-rest
+	$(MAKE) --no-print-directory -j3 --output-sync=target test-shown test-virt test-rest
 	$(BIN)/python -m coverage run -m pytest $(ALONE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -76,8 +78,11 @@ test-shown:
 	$(BIN)/python -m coverage run -m pytest $(SHOWN)
 	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
 
+test-virt:
+	$(BIN)/python -m coverage run -m pytest $(wildcard $(VIRT))
+
 test-rest:
-	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(SHOWN) $(ALONE))
+	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
 
 # Every case of the websocket standard, the large and slow ones too, in a minute or two.
 conformance: $(VENV)/.made-test
