@@ -26,6 +26,8 @@ from gateway.ctl.token_inspect import Inspect
 from gateway.ctl.token_issue import Issue
 
 _SHELLS = ("bash", "zsh")
+#: Seconds that a command which was interrupted has to put things in order.
+_LAST = 3.0
 
 
 class Token(Command):
@@ -124,7 +126,14 @@ async def _run(reactor: Any, arguments: Sequence[str]) -> None:
         wall=lambda: datetime.now(UTC).timestamp(),
     )
     running = Deferred.fromCoroutine(execute(arguments, shell))
-    reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+    over: Deferred[None] = Deferred()
+
+    def interrupted() -> Deferred[None]:
+        # What a command has to put in order, it does before we go.
+        running.cancel()
+        return over.addTimeout(_LAST, reactor, onTimeoutCancel=lambda *_: None)
+
+    reactor.addSystemEventTrigger("before", "shutdown", interrupted)
     try:
         code = await running
     except CancelledError:  # interrupted; what a shell reports then
@@ -132,6 +141,8 @@ async def _run(reactor: Any, arguments: Sequence[str]) -> None:
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    finally:
+        over.callback(None)
     raise SystemExit(code)
 
 
