@@ -160,7 +160,9 @@ class Appliance(logs.LoggedService):
             refused=self._guard.hooks("rpc")["refused"],
             seen=self._seen.call,
         )
-        return Rpc(self.config, base, hooks)
+        rpc = Rpc(self.config, base, hooks)
+        self._seen.hypervisors(rpc.sites.describe)
+        return rpc
 
     @staticmethod
     def _signers(config: Config) -> Signers:

@@ -138,6 +138,9 @@ class Metrics:
         self.session_bytes = counter("session_bytes_total", "Bytes relayed", "kind", "direction")
         self.calls = counter("calls_total", "Calls to hypervisors", "procedure", "result")
         self.call_seconds = histogram("call_seconds", "Time of a call to a hypervisor")
+        self.target_up = read("target_up", "1 while a hypervisor is in reach, 0 while not", "target")
+        self.target_latency = read("target_latency_seconds", "From a call to its answer", "target")
+        self.target_calls = read("target_calls", "Calls of hypervisors", "target", "state")
         self.revoke_seconds = histogram("revoke_seconds", "From the order until both legs are closed", "kind")
         self.upstream_connects = counter(
             "upstream_connects_total", "Connections to upstreams", "kind", "target", "result"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -78,6 +79,15 @@ class Observation:
         """A call to a hypervisor is over; *end* is ``ok``, or the reason of its error."""
         self.metrics.calls.labels(procedure, "ok" if end == "ok" else "failed").inc()
         self.metrics.call_seconds.observe(seconds)
+
+    def hypervisors(self, describe: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Have the metrics read how the hypervisors are, as *describe* tells."""
+        metrics = self.metrics
+        metrics.target_up.read = lambda: {(it["target"],): it["state"] != "down" for it in describe()}
+        metrics.target_latency.read = lambda: {(it["target"],): it["latency"] for it in describe()}
+        metrics.target_calls.read = lambda: {
+            (it["target"], state): it[state] for it in describe() for state in ("in_flight", "queued")
+        }
 
     def ticket(self, word: str, ticket: Ticket) -> None:
         """Something became of a ticket."""
