@@ -74,10 +74,8 @@ class Appliance(logs.LoggedService):
         base = Base(reactor, wall, self.registry, self.tokens, self.sessions, self.dialer)
         self.rpc = self._make_rpc(base)
         volumes = None if self.rpc is None else self.rpc.planes
-        self.pipe = None
-        if config.libvirt is not None and self.rpc is not None:
-            door = self.rpc.libvirt
-            self.pipe = consoles.Pipe(consoles.SocketFactory(reactor), door.logins.check, door.shown)
+        door = None if config.libvirt is None or self.rpc is None else self.rpc.libvirt
+        self.pipe = door and consoles.Pipe(consoles.SocketFactory(reactor), door.logins.check, door.shown)
         self.images = Images(config, base, volumes)
         self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
         self.recordings.setServiceParent(self)
