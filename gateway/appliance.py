@@ -75,7 +75,8 @@ class Appliance(logs.LoggedService):
         self.rpc = self._make_rpc(base)
         volumes = None if self.rpc is None else self.rpc.planes
         door = None if config.libvirt is None or self.rpc is None else self.rpc.libvirt
-        self.pipe = door and consoles.Pipe(consoles.SocketFactory(reactor), door.logins.check, door.shown)
+        sockets = consoles.SocketFactory(reactor)
+        self.pipe = None if door is None else consoles.Pipe(sockets, door.logins.check, door.shown)
         self.images = Images(config, base, volumes)
         self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
         self.recordings.setServiceParent(self)
