@@ -225,7 +225,9 @@ def _connect(path: Path, pages: int) -> sqlite3.Connection:
     except BaseException as error:
         database.close()
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        raise (_DamagedError(str(error)) if code in _DAMAGE else error) from error
+        # SQLite's message repeats what is damaged, and that may be no text.
+        damaged = code in _DAMAGE or isinstance(error, UnicodeDecodeError)
+        raise (_DamagedError(str(error)) if damaged else error) from error
     return database
 
 
