@@ -38,6 +38,8 @@ Table = Mapping[bytes, tuple[type[Command], Responder]]
 STRANGERS_ROOM: Room = (16 * 1024, 16)
 #: Boxes that are dealt with in one turn of the reactor.
 TURN = 64
+#: Seconds after which no other is begun in it: answers that are at hand may be long.
+SPAN = 0.01
 #: Seconds, and bytes that are thrown away meanwhile, for a peer to hear why it is hung up on.
 FAREWELL = 5.0
 DISCARD = 16 * 1024 * 1024
@@ -261,14 +263,14 @@ class BoundedAMP(amp.AMP):
         if self._reading or self._over or outlet is None:
             return
         self._reading = outlet.held = True
-        left, more = TURN, True
+        left, more, until = TURN, True, self._clock.seconds() + SPAN
         try:
             while more and left and self._ready():
                 box = self._reader.next()
                 if box is None:
                     more = False
                 else:
-                    left -= 1
+                    left = 0 if self._clock.seconds() > until else left - 1
                     self.ampBoxReceived(box)
         except BoxError as error:
             self._break(error)

@@ -11,7 +11,8 @@ from gateway import errors
 from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.desk import TTL
-from gateway.rpc.seat import Answer, Responder, Seat, as_json, fit
+from gateway.rpc.seat import Answer, Responder, Seat, fit
+from gateway.rpc.slow_json import dump
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.strict_json import load_object
 from gateway.wire.xdr import XdrError
@@ -158,7 +159,7 @@ async def _call(
     results = await seat.call(opened, proc, arguments, request_id=request_id, deadline=deadline)
     if xdr is not None:
         return {"result": None, "xdr": known.results.pack(results)}
-    return {"result": as_json(results), "xdr": None}
+    return {"result": await dump(results, seat.desk.clock), "xdr": None}
 
 
 def _from_json(text: str) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from attrs import frozen
@@ -12,8 +13,8 @@ from gateway.core.deadlines import Deadlines
 
 Flight = TypeVar("Flight")
 
-#: Values in all results that are kept: lists of thousands of domains, and no more than some 30 MB.
-MOST = 200_000
+#: Values in all results that are kept: lists of thousands of domains, and no more than some 15 MB.
+MOST = 100_000
 _PLAIN = frozenset({str, int, bytes, float, bool, type(None)})
 
 
@@ -29,13 +30,20 @@ def twin(value: Any) -> Any:
     return value
 
 
-def weight(value: Any) -> int:
-    """How many values there are in a result."""
+def weight(value: Any, most: float = inf) -> int:
+    """How many values there are in a result; some number above *most* if there are more."""
     if type(value) is dict:
-        return 1 + sum(1 if type(part) in _PLAIN else weight(part) for part in value.values())
-    if type(value) is list:
-        return 1 + sum(1 if type(part) in _PLAIN else weight(part) for part in value)
-    return 1
+        parts: Iterable[Any] = value.values()
+    elif type(value) is list:
+        parts = value
+    else:
+        return 1
+    total = 1
+    for part in parts:
+        total += 1 if type(part) in _PLAIN else weight(part, most - total)
+        if total > most:
+            break
+    return total
 
 
 @frozen
@@ -90,7 +98,7 @@ class Cache(Generic[Flight]):
         if not self.forget(key, flight) or not keep:
             return
         self._drop(key)
-        size = weight(values)
+        size = weight(values, MOST)
         if self._weight + size > MOST:
             self._empty(all_of_it=False)
         if self._weight + size <= MOST:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from typing import Any
 
 from attrs import define
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.rpc.inbox import Inbox
 from gateway.rpc.outbox import Outbox
 from gateway.rpc.stream import Stream
 from gateway.wire.libvirt_error import LibvirtError
@@ -31,7 +33,6 @@ from gateway.wire.libvirt_message import (
     PING,
     PONG,
     Message,
-    MessageReader,
     ProtocolError,
     Status,
     Type,
@@ -40,6 +41,7 @@ from gateway.wire.libvirt_message import (
 )
 from gateway.wire.libvirt_schema import PROCEDURES, Procedure, procedure
 from gateway.wire.xdr import XdrError
+from gateway.wire.xdr_slices import TooManyError, unpack_slowly
 
 #: What a server sends inside TLS when it has accepted our certificate.
 _CONFIRMED = b"\1"
@@ -47,6 +49,10 @@ _CONFIRMED = b"\1"
 INTERVAL, COUNT = 5.0, 6
 #: Seconds that a closed connection has for what was written to it.
 LINGER = 5.0
+#: Bytes of a reply that is read over several turns of the reactor.
+LARGE = 32 * 1024
+#: Seconds between two answers to pings, which may come as fast as they like: nobody says that we are read.
+PONGS = 0.5
 _MOST = LARGEST - len(Message(0, 0, 0, 0, 0, 0).pack())
 _PONG = Message(KEEPALIVE, 1, PONG, Type.EVENT, 0, Status.OK).pack()
 _PING = Message(KEEPALIVE, 1, PING, Type.EVENT, 0, Status.OK).pack()
@@ -102,7 +108,7 @@ class LibvirtConnection(Protocol):
         self.alive = False
         self._clock = clock
         self._tls = tls
-        self._reader = MessageReader()
+        self._inbox = Inbox(clock, self._message, self._nonsense, self._rested)
         self._calls: dict[int, _Call] = {}
         self._streams: dict[int, Stream] = {}
         self._serial = 0
@@ -112,6 +118,7 @@ class LibvirtConnection(Protocol):
         self._reason = ""
         self._linger: IDelayedCall | None = None
         self._silent = 0
+        self._ponged = -inf
         self._beat = LoopingCall(self._look)
         self._beat.clock = clock
 
@@ -210,6 +217,7 @@ class LibvirtConnection(Protocol):
         """Close the connection; what was written still goes out, when the other side takes it."""
         if not self._reason:
             self._reason, self.alive = "closed", False
+            self._inbox.stop()
             transport: Any = self.transport
             self._linger = self._clock.callLater(LINGER, transport.abortConnection)
             self.outbox.close()
@@ -219,6 +227,7 @@ class LibvirtConnection(Protocol):
     def abort(self, reason: str) -> None:
         """Cut the connection."""
         self._reason, self.alive = self._reason or reason, False
+        self._inbox.stop()
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
@@ -227,11 +236,7 @@ class LibvirtConnection(Protocol):
 
     def read(self, on: bool) -> None:
         """Read from the network, or do not."""
-        transport: Any = self.transport
-        if on:
-            transport.resumeProducing()
-        else:
-            transport.pauseProducing()
+        self._inbox.read(on)
 
     def forget(self, serial: int) -> None:
         """The stream of this number is over."""
@@ -242,6 +247,7 @@ class LibvirtConnection(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self.outbox = Outbox(transport, self._clock, single=self._tls)
+        self._inbox.connected(transport)
         self.alive = not self._tls and not self._reason
         if self._reason:
             transport.abortConnection()
@@ -265,25 +271,20 @@ class LibvirtConnection(Protocol):
             confirmation, self._confirmation = self._confirmation, None
             if confirmation is not None:
                 confirmation.callback(None)
-        try:
-            for message in self._reader.feed(data):
-                self._message(message)
-                if not self.alive:
-                    return
-        except (ProtocolError, XdrError) as failure:
-            self._nonsense(str(failure))
-        else:
-            if self._descriptors and not self._reader.held:
-                self._nonsense("descriptors of no message")
+        self._inbox.feed(data)
+
+    def _rested(self) -> None:
+        if self._descriptors and not self._inbox.part:
+            self._nonsense("descriptors of no message")
 
     def _nonsense(self, problem: str) -> None:
         self.log.warn("a hypervisor spoke nonsense: {problem}", problem=problem)
         self.abort("malformed")
 
-    def _message(self, message: Message) -> None:
+    def _message(self, message: Message) -> Iterator[None] | None:
         kind = message.type
         if kind in _REPLIES:
-            self._reply(message)
+            return self._reply(message)
         elif kind in _OF_STREAMS:
             stream = self._streams.get(message.serial)
             if stream is not None:  # else it was given up, and did not know yet
@@ -292,8 +293,10 @@ class LibvirtConnection(Protocol):
             raise ProtocolError(f"a message of type {kind} from a server")
         elif message.program != KEEPALIVE:
             self._told(message)
-        elif message.procedure == PING:
+        elif message.procedure == PING and self._clock.seconds() - self._ponged >= PONGS:
+            self._ponged = self._clock.seconds()
             self.outbox.send(_PONG)
+        return None
 
     def _told(self, message: Message) -> None:
         known = PROCEDURES.get((message.program, message.procedure))
@@ -306,15 +309,31 @@ class LibvirtConnection(Protocol):
         else:
             self.event(known, values)
 
-    def _reply(self, message: Message) -> None:
+    def _reply(self, message: Message) -> Iterator[None] | None:
         program, _, number, _, serial, status, payload, count = message
         call = self._calls.get(serial)
         if call is None or call.procedure.number != number or call.procedure.program != program:
             raise ProtocolError("an answer to no call")
         if count > len(self._descriptors):
             raise ProtocolError("an answer without its descriptors")
+        if len(payload) > LARGE and not status:
+            return self._slowly(call, serial, payload, count)
         refusal: errors.GatewayError | None = read_error(payload) if status else None
         result: Any = None if refusal else call.procedure.results.unpack(payload)
+        self._answered(call, serial, count, refusal, result)
+        return None
+
+    def _slowly(self, call: _Call, serial: int, payload: bytes, count: int) -> Iterator[None]:
+        refusal, result = None, None
+        try:
+            result = yield from unpack_slowly(call.procedure.results, payload)
+        except TooManyError as error:
+            refusal = errors.TooLarge(f"The hypervisor's answer is too large: {error}")
+        self._answered(call, serial, count, refusal, result)
+
+    def _answered(
+        self, call: _Call, serial: int, count: int, refusal: errors.GatewayError | None, result: Any
+    ) -> None:
         del self._calls[serial]
         answer, stream = call.answer, call.stream
         wanted = not answer.called
@@ -348,6 +367,7 @@ class LibvirtConnection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         word = self._reason = self._reason or ("closed" if reason.check(error.ConnectionDone) else "lost")
         self.alive = False
+        self._inbox.stop()
         if self._beat.running:
             self._beat.stop()
         if self._linger is not None and self._linger.active():

@@ -25,7 +25,7 @@ from gateway.rpc.handle import Handle
 from gateway.rpc.handles import Handles
 from gateway.rpc.journal import Journal, Request
 from gateway.rpc.login import Caller
-from gateway.rpc.objects import nameless, names_told
+from gateway.rpc.objects import doms_told, nameless
 from gateway.rpc.permissions import STATEFUL
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
@@ -261,8 +261,7 @@ class Desk:
         site: Site, procedure: Procedure, arguments: Mapping[str, Any], results: Mapping[str, Any]
     ) -> None:
         """Take note of names, before events tell of them."""
-        for uuid, name in names_told(procedure, results).items():
-            site.hub.learn({"uuid": uuid, "name": name})
+        site.hub.learn_all(doms_told(procedure, results))
         if procedure.name == "DOMAIN_RENAME" and arguments.get("new_name"):
             uuid = arguments["dom"]["uuid"]
             site.hub.learn({"uuid": uuid, "name": arguments["new_name"]}, was=site.hub.names(uuid))

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from gateway.errors import DeadlinePassed
 from gateway.rpc.domain_states import Domain
@@ -18,6 +19,8 @@ from gateway.wire.libvirt_words import state_words
 TOGETHER = 4
 #: Seconds that an answer may take.
 PATIENCE = 60.0
+#: Domains that are looked at in one turn of the reactor.
+PART = 2048
 
 _STATS = procedure("CONNECT_GET_ALL_DOMAIN_STATS")
 _LIST = procedure("CONNECT_LIST_ALL_DOMAINS")
@@ -48,7 +51,13 @@ async def list_domains(connection: Connection, clock: IReactorTime) -> list[Doma
         if error.code not in _UNSUPPORTED:
             raise
         return await _one_by_one(connection, clock)
-    return [_of_stats(record) for record in answer["retStats"]]
+    found: list[Domain] = []
+    records = answer["retStats"]
+    for at in range(0, len(records), PART):
+        if at:
+            await deferLater(clock, 0)  # others have a turn
+        found += map(_of_stats, records[at : at + PART])
+    return found
 
 
 async def look_at(connection: Connection, clock: IReactorTime, dom: Mapping[str, Any]) -> Domain | None:

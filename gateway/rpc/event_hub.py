@@ -8,7 +8,9 @@ is followed by those that led to it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -83,7 +85,7 @@ class EventHub:
         self._kept = kept
         self._states = DomainStates()
         self._log = EventLog(wall, self._states.all, kept=kept)
-        self._learned: dict[str, str] = {}
+        self._learned: OrderedDict[str, str] = OrderedDict()
         self._wanted = EVENT_WORDS - _ON_DEMAND
         self._connection: Connection | None = None
         self._running: set[Deferred[None]] = set()
@@ -175,7 +177,12 @@ class EventHub:
             self._learned.pop(uuid, None)
             self._learned[uuid] = dom["name"]
             if len(self._learned) > _LEARNED:
-                del self._learned[next(iter(self._learned))]
+                self._learned.popitem(last=False)
+
+    def learn_all(self, doms: Iterable[Mapping[str, Any]]) -> None:
+        """The same for a list, of which most are known; not for more than can be kept."""
+        for dom in islice((dom for dom in doms if self._states.get(dom["uuid"]) is None), _LEARNED):
+            self.learn(dom)
 
     # -- life ------------------------------------------------------------------------------
 

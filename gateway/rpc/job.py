@@ -7,11 +7,15 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from gateway.rpc.cache import twin
+from gateway.rpc.cache import twin, weight
 from gateway.rpc.connection import LibvirtConnection
 from gateway.wire.libvirt_schema import Procedure
+
+#: Values in a result that takes milliseconds to work with.
+_MUCH = 2000
 
 
 @define(eq=False)
@@ -66,17 +70,27 @@ class Job:
             return connection.descriptor(self.procedure, self.arguments)
         return connection.call(self.procedure, self.arguments)
 
-    def answered(self, values: Any) -> None:
-        """Give *values* to all who wait, to each his own."""
+    def answered(self, values: Any, clock: IReactorTime) -> None:
+        """Give *values* to all who wait, to each his own; of much, to one in each turn of the reactor."""
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.due = None
-        for waiter in waiters[1:]:
-            waiter.answer.callback(twin(values))
-        for waiter in waiters[:1]:
-            waiter.answer.callback(values)
+        turns = len(waiters) > 1 and weight(values, _MUCH) > _MUCH
+
+        def give() -> None:
+            while waiters:
+                answer = waiters.pop(0).answer
+                if answer.called:
+                    continue  # it was given up meanwhile
+                answer.callback(twin(values) if waiters else values)
+                if turns:
+                    break
+            if waiters:
+                clock.callLater(0, give)
+
         if not waiters:
             self.late(values)
+        give()
 
     def failed(self, error: BaseException | None) -> None:
         """Tell all who wait."""

@@ -162,12 +162,17 @@ def pruned(place: Place, values: Mapping[str, Any], keep: Callable[[Dom], bool])
     return kept, len(items) - len(kept)
 
 
-def names_told(procedure: Procedure, values: Mapping[str, Any]) -> dict[str, str]:
-    """Names by uuid that the hypervisor itself told: in an event, or in the answer to *procedure*.
+def doms_told(procedure: Procedure, values: Mapping[str, Any]) -> list[Dom]:
+    """Domains whose names the hypervisor itself told: in an event, or in the answer to *procedure*.
 
     An answer to a call that named a domain repeats the name it was given; such are not believed.
     """
     if not procedure.event and in_arguments(procedure):
-        return {}
+        return []
     places = in_arguments(procedure) if procedure.event else in_results(procedure)
-    return {uuid_of(dom): dom["name"] for place in places for dom in place.doms(values)}
+    return [dom for place in places for dom in place.doms(values)]
+
+
+def names_told(procedure: Procedure, values: Mapping[str, Any]) -> dict[str, str]:
+    """Names by uuid, of :func:`doms_told`."""
+    return {uuid_of(dom): dom["name"] for dom in doms_told(procedure, values)}

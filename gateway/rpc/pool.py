@@ -251,7 +251,7 @@ class Pool:
         if job.descriptor and not job.waiters:
             os.close(values)
         self._over(job, values)
-        job.answered(values)
+        job.answered(values, self._clock)
         self.pump()
 
     def _failed(self, failure: Failure, job: Job) -> None:

@@ -22,8 +22,7 @@ from typing import Any, Protocol
 STRING = 4_194_304
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _LENGTH = Layout(">I")
-_pack_length = _LENGTH.pack
-_length_at = _LENGTH.unpack_from
+_pack_length, _length_at = _LENGTH.pack, _LENGTH.unpack_from
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 #: What :mod:`struct` raises for a value that does not fit, and caches for one that they cannot keep.
 _UNFIT = (struct_error, TypeError)
@@ -65,7 +64,8 @@ def _more(length: int, most: int) -> XdrError:
     return XdrError(f"{length} is more than the {most} that there may be")
 
 
-def _count(data: bytes, at: int, most: int) -> tuple[int, int]:
+def count_at(data: bytes, at: int, most: int) -> tuple[int, int]:
+    """The number at *at*, *most* at most, and where it ends."""
     (count,) = _length_at(data, at)
     if count > most:
         raise _more(count, most)
@@ -228,7 +228,7 @@ class Characters:
     def decode(self, data: bytes, at: int) -> tuple[bytes, int]:
         length = self._most
         if not self._fixed:
-            length, at = _count(data, at, self._most)
+            length, at = count_at(data, at, self._most)
         end = at + 4 * length
         if end > len(data):
             raise XdrError("it is cut short")
@@ -247,24 +247,24 @@ class Maybe:
             self._inner.encode(value, out)
 
     def decode(self, data: bytes, at: int) -> tuple[Any, int]:
-        there, at = _count(data, at, 1)
+        there, at = count_at(data, at, 1)
         return self._inner.decode(data, at) if there else (None, at)
 
 
 class Array:
-    """A number of values."""
+    """A number of values: *inner* has each of them, and *most* says how many there may be."""
 
     def __init__(self, inner: Codec, most: int) -> None:
-        self._inner = inner
-        self._most = most
+        self.inner = inner
+        self.most = most
 
     def encode(self, value: Any, out: bytearray) -> None:
         if not isinstance(value, list | tuple):
             raise XdrError("a list is expected")
-        if len(value) > self._most:
-            raise _more(len(value), self._most)
+        if len(value) > self.most:
+            raise _more(len(value), self.most)
         out += _pack_length(len(value))
-        encode = self._inner.encode
+        encode = self.inner.encode
         for index, item in enumerate(value):
             try:
                 encode(item, out)
@@ -272,8 +272,8 @@ class Array:
                 raise error.within(index) from None
 
     def decode(self, data: bytes, at: int) -> tuple[list[Any], int]:
-        count, at = _count(data, at, self._most)
-        decode, items = self._inner.decode, []
+        count, at = count_at(data, at, self.most)
+        decode, items = self.inner.decode, []
         for _ in range(count):
             item, at = decode(data, at)
             items.append(item)
@@ -324,38 +324,38 @@ class Struct:
 
     def __init__(self, fields: Mapping[str, str], codecs: Mapping[str, Codec]) -> None:
         self.fields = fields
-        self._names = tuple(codecs)
-        self._loads = [
+        self.names = tuple(codecs)
+        self.loads = [
             (at, codec.load)
             for at, codec in enumerate(codecs.values())
             if isinstance(codec, Fixed) and codec.load is not None
         ]
         # Neighbours of fixed size together, all others each by itself.
         groups = groupby(codecs.items(), lambda item: isinstance(item[1], Fixed) or item[0])
-        self._steps = [_Step(dict(group)) for _, group in groups]
+        self.steps = [_Step(dict(group)) for _, group in groups]
 
     def encode(self, value: Any, out: bytearray) -> None:
         if type(value) is not dict and not isinstance(value, Mapping):
             raise XdrError("an object is expected")
-        for step in self._steps:
+        for step in self.steps:
             step.encode(value, out)
-        if len(value) != len(self._names):
+        if len(value) != len(self.names):
             unknown = next((str(name) for name in value if name not in self.fields), "")
             raise XdrError("there is no such member", unknown[:80])
 
     def decode(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
         values: list[Any] = []
-        for step in self._steps:
+        for step in self.steps:
             if (layout := step.layout) is not None:
                 values += layout.unpack_from(data, at)
                 at += layout.size
             else:
                 value, at = step.codec.decode(data, at)
                 values.append(value)
-        for index, load in self._loads:
+        for index, load in self.loads:
             values[index] = load(values[index])
         # They are as many, and to ask zip() for it takes longer than all of its work.
-        return dict(zip(self._names, values)), at  # noqa: B905
+        return dict(zip(self.names, values)), at  # noqa: B905
 
     def pack(self, value: Mapping[str, Any]) -> bytes:
         """*value* as the whole of a message's payload.

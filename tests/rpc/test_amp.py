@@ -448,6 +448,20 @@ class CallTests(Case):
         self.turn()
         self.assertEqual(self.wire.producerState, "producing")
 
+    def test_slow(self) -> None:
+        """Nor are more begun in a turn that has taken long already."""
+
+        async def version() -> dict[str, Any]:
+            self.clock.rightNow += 0.02
+            return {"gateway": "1", "protocol": 1}
+
+        self.side.admit(table((commands.Version, version)))
+        self.side.dataReceived(b"".join(call("Version", number) for number in range(1, 51)))
+        self.assertLess(len(self.answers()), 4)
+        for _ in range(50):
+            self.turn()
+        self.assertEqual(self.side.calls, 0)
+
     def test_together(self) -> None:
         """Answers that are ready at once leave in one write."""
         written: list[bytes] = []

@@ -16,7 +16,8 @@ from gateway.rpc.connection import COUNT, INTERVAL, LINGER
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import DESCRIPTORS, KEEPALIVE, PING, PONG, Message, Status, Type
 from gateway.wire.libvirt_schema import PROCEDURES, procedure
-from tests.rpc.wire_case import DOM, WireCase, is_open, opening
+from gateway.wire.xdr_slices import MOST
+from tests.rpc.wire_case import DOM, WireCase, is_open, opening, turn
 
 INFO = {"state": 1, "maxMem": 2, "memory": 2, "nrVirtCpu": 1, "cpuTime": 5}
 
@@ -238,6 +239,70 @@ class EventTest(WireCase):
         self.assertTrue(self.wire.aborted)
         self.gone()
         self.assertEqual((self.lost, self.events), (["hypervisor"], []))
+
+
+class TurnTest(WireCase):
+    """Much at a time, of which others must not have to wait for the end."""
+
+    def test_events(self) -> None:
+        """Of thousands of events some are told in one turn, in order, and nothing more is read meanwhile."""
+        told = [self.told("DOMAIN_EVENT_CALLBACK_REBOOT", callbackID=at, dom=DOM) for at in range(1000)]
+        self.say(*told[:900])
+        self.assertLess(len(self.events), 200)
+        self.assertEqual(self.wire.producerState, "paused")
+        self.say(*told[900:])
+        while len(self.events) < 1000:
+            before = len(self.events)
+            turn(self.clock)
+            self.assertIn(len(self.events) - before, range(1, 200))
+        self.assertEqual([values["callbackID"] for _, values in self.events], list(range(1000)))
+        self.assertEqual(self.wire.producerState, "producing")
+
+    def test_long_reply(self) -> None:
+        """A long reply is read over several turns, what comes behind it after it."""
+        answer, call = self.call("CONNECT_LIST_ALL_DOMAINS", need_results=1, flags=0)
+        told = self.told("DOMAIN_EVENT_CALLBACK_REBOOT", callbackID=1, dom=DOM)
+        self.say(self.answer(call, domains=[DOM] * 5000, ret=5000), told)
+        turns = 0
+        while not answer.called:
+            self.assertEqual(
+                (self.wire.producerState, self.events, self.connection.pending), ("paused", [], 1)
+            )
+            turn(self.clock)
+            turns += 1
+        self.assertGreater(turns, 3)
+        self.assertEqual(len(self.successResultOf(answer)["domains"]), 5000)
+        turn(self.clock)
+        self.assertEqual((len(self.events), self.wire.producerState), (1, "producing"))
+
+    def test_wrong_reply(self) -> None:
+        """One that is wrong in its middle ends the connection then, and the call; so does a loss before."""
+        for lose in (False, True):
+            answer, call = self.call("CONNECT_LIST_ALL_DOMAINS", need_results=1, flags=0)
+            whole = self.answer(call, domains=[DOM] * 5000, ret=5000)
+            self.say(whole if lose else whole._replace(payload=whole.payload[:-8]))
+            self.assertFalse(self.wire.aborted)
+            if lose:
+                self.gone()
+            for _ in range(20):
+                turn(self.clock)
+            self.assertEqual(self.wire.aborted, not lose)
+            self.gone()
+            self.failureResultOf(answer, errors.Interrupted)
+            self.setUp()
+
+    def test_too_much(self) -> None:
+        """A reply of more values than anybody can use is refused by itself; the connection goes on."""
+        params = [{"field": "x", "type": "int", "value": 1}] * (MOST // 10)
+        answer, call = self.call("CONNECT_GET_ALL_DOMAIN_STATS", doms=[], stats=0, flags=0)
+        self.say(self.answer(call, retStats=[{"dom": DOM, "params": params}] * 11))
+        while not answer.called:
+            turn(self.clock)
+        self.failureResultOf(answer, errors.TooLarge)
+        other, call = self.call("CONNECT_GET_TYPE")
+        self.say(self.answer(call, type="TEST"))
+        turn(self.clock)
+        self.assertEqual(self.successResultOf(other), {"type": "TEST"})
 
 
 class DescriptorTest(WireCase):
@@ -473,6 +538,15 @@ class KeepaliveTest(OpenCase):
         """A ping is answered at once, whatever else goes on; a pong is only a sign of life."""
         self.say(self.PINGED, self.PINGED._replace(procedure=PONG))
         self.assertEqual(self.heard(), [self.PINGED._replace(procedure=PONG)])
+
+    def test_storm(self) -> None:
+        """Pings without end are answered twice in a second, for nobody says that the answers are read."""
+        for _ in range(4):
+            self.say(*[self.PINGED] * 5000)
+            while self.wire.producerState == "paused":
+                self.clock.advance(0)
+            self.assertEqual(len(self.heard()), 1)
+            self.clock.advance(0.5)
 
     def test_silence(self) -> None:
         """Silence is asked about, and ends the connection; calls in flight may have been executed."""

@@ -13,6 +13,7 @@ from gateway.rpc.job import Waiter
 from gateway.rpc.pool import Limits
 from tests.rpc.fake_libvirt import DOM, Asked
 from tests.rpc.target_case import TargetCase
+from tests.rpc.wire_case import turn
 
 
 class PoolCase(TargetCase):
@@ -268,6 +269,30 @@ class StuckTest(PoolCase):
                     asked.answer(state=1, reason=1)
         for call in calls:
             self.successResultOf(call)
+
+
+class SharedTest(PoolCase):
+    """Many who wait for the same answer."""
+
+    def test_turns(self) -> None:
+        """Of a long one each has his own, one in each turn of the reactor; who gave up gets none."""
+        waiting = [self.call("CONNECT_LIST_ALL_DOMAINS", {"need_results": 1, "flags": 0}) for _ in range(5)]
+        self.turn()
+        (asked,) = self.daemon.asked
+        asked.answer(domains=[DOM] * 900, ret=900)
+        turn(self.clock)
+        waiting[3].cancel()
+        self.failureResultOf(waiting[3], CancelledError)
+        done = sum(it.called for it in waiting)
+        while done < 5:
+            now = sum(it.called for it in waiting)
+            self.assertIn(now - done, (0, 1, 2))
+            done = now
+            turn(self.clock)
+        del waiting[3]
+        results = [self.successResultOf(it)["domains"] for it in waiting]
+        self.assertEqual(len({id(it) for it in results}), 4)
+        self.assertEqual({len(it) for it in results}, {900})
 
 
 class MemoryTest(PoolCase):

@@ -157,6 +157,13 @@ class WireCase(SynchronousTestCase):
             os.close(descriptor)
 
 
+def turn(clock: Clock) -> None:
+    """One turn of the reactor: what is due, and not what that begins, as ``advance(0)`` would."""
+    for call in [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()]:
+        clock.calls.remove(call)  # type: ignore[arg-type]
+        call.func(*call.args, **call.kw)  # type: ignore[attr-defined]
+
+
 def is_open(descriptor: int) -> bool:
     """Whether *descriptor* is one."""
     try:
