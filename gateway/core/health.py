@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +32,7 @@ class Health:
     :ivar ready: everything listens.
     :ivar more: further checks that must be well.
     :ivar listeners: section, listener and whether it speaks TLS.
+    :ivar targets: how each hypervisor is. One that is down makes nobody else unready.
     """
 
     registry: MemoryRegistry
@@ -43,6 +44,7 @@ class Health:
     ready: bool = False
     listeners: list[tuple[str, Listener, bool]] = field(factory=list)
     more: dict[str, Check] = field(factory=dict)
+    targets: Callable[[], Sequence[Mapping[str, object]]] = tuple
     lag: LoopLag = field(init=False)
     _started: float = field(init=False)
 
@@ -109,6 +111,7 @@ class Health:
             "sessions": Counter(session.kind for session in live),
             "bytes_in": sum(session.bytes_in for session in live),
             "bytes_out": sum(session.bytes_out for session in live),
+            "targets": list(self.targets()),
             "loop_lag": round(self.lag.lag, 6),
             "certificates": self._certificates(),
             "config": {"file": str(self.config.file), "warnings": list(self.config.warnings)},

@@ -62,6 +62,19 @@ def describe(status: Mapping[str, Any], width: int | None) -> str:
     listeners = [(it.get("service"), it.get("listen"), it.get("tls")) for it in status.get("listeners") or ()]
     if listeners:
         parts.append(table(("SERVICE", "LISTEN", "TLS"), listeners, width))
+    targets = [
+        (
+            it.get("target"),
+            it.get("state"),
+            f"{1000 * it['latency']:.1f} ms" if it.get("latency") else None,
+            it.get("generation"),
+            it.get("error"),
+        )
+        for it in status.get("targets") or ()
+    ]
+    if targets:
+        heads = ("TARGET", "STATE", "LATENCY", "GENERATION", "LAST ERROR")
+        parts.append(table(heads, targets, width, right={"LATENCY", "GENERATION"}))
     papers = [
         (it.get("file"), it.get("not_after"), int(it.get("days_left") or 0))
         for it in status.get("certificates") or ()

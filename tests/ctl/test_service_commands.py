@@ -13,6 +13,10 @@ STATUS = {
     "checks": {"listeners": {"ok": True, "text": ""}, "tls": {"ok": False, "text": "expired"}},
     "public_url": "https://gw.invalid:54323",
     "ca": None,
+    "targets": [
+        {"target": "lab", "state": "up", "latency": 0.0012, "generation": 3, "error": ""},
+        {"target": "far", "state": "down", "latency": 0.0, "generation": 0, "error": "refused"},
+    ],
     "listeners": [{"service": "images", "listen": "tcp:54323", "tls": True}],
     "tickets": {"image": {"issued": 1, "active": 2}},
     "sessions": {"image": 2},
@@ -37,6 +41,8 @@ class Service(ControlTestCase):
             "tcp:54323",
             "31",
             "warning: [web]",
+            "lab     up      1.2 ms           3  -",
+            "far     down         -           0  refused",
         )
         self.assertIn("listeners ok, tls FAILED (expired)", ran.out)
         for text in words:
