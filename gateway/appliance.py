@@ -87,8 +87,9 @@ class Appliance(logs.LoggedService):
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)
-        watch = StepWatch(reactor, wall, lambda step: self._audit("clock.step", reason=f"{step:.1f}"))
-        watch.setServiceParent(self)
+        StepWatch(
+            reactor, wall, lambda step: self._audit("clock.step", reason=f"{step:.1f}")
+        ).setServiceParent(self)
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
 
@@ -155,11 +156,10 @@ class Appliance(logs.LoggedService):
             reload=self.reload,
             audit=self._audit.since,
             trail=self._seen.trail,
-            refused=self._guard.hooks("rpc")["refused"],
+            refused=self._guard.refused,
             seen=self._seen.call,
         )
         rpc = Rpc(self.config, base, hooks)
-        self.health.targets = rpc.sites.describe
         self._seen.hypervisors(rpc.sites.describe)
         return rpc
 

@@ -60,7 +60,7 @@ class Guard(MultiService):
         return {
             "admit": partial(self._admit, section),
             "proven": self._limits.proven,
-            "refused": partial(self._refused, section),
+            "refused": partial(self.refused, section),
         }
 
     def reload(self, limits: Limits) -> None:
@@ -77,7 +77,8 @@ class Guard(MultiService):
         self._penalties.check(exchange.peer)
         self._overload.admit(section, exchange)
 
-    def _refused(self, section: str, peer: str, error: errors.GatewayError) -> None:
+    def refused(self, section: str, peer: str, error: errors.GatewayError) -> None:
+        """Remember that the listener *section* refused a *peer*."""
         self._seen.refusal(section, peer, error)
         self._penalties.refused(peer, error)
 

@@ -47,7 +47,7 @@ class Hooks:
 
     :ivar drain, reload, audit: see :class:`gateway.rpc.answers_control.Orders`.
     :ivar trail: the audit trail.
-    :ivar refused: told of each login that failed: the peer and the error.
+    :ivar refused: told of each login that failed: the listener, the peer and the error.
     :ivar seen: told each call: the procedure, a word for its end, and its seconds.
     """
 
@@ -55,7 +55,7 @@ class Hooks:
     reload: Callable[[], Awaitable[list[str]]]
     audit: Callable[[int | None, int], Sequence[Mapping[str, object]]]
     trail: Trail
-    refused: Callable[[str, errors.GatewayError], object]
+    refused: Callable[[str, str, errors.GatewayError], object]
     seen: Callable[[str, str, float], object]
 
 
@@ -104,12 +104,17 @@ class Rpc:
         )
         proofs = Proofs(base.registry, base.tokens, base.reactor, base.wall)
         self._logins = Logins(base.registry, proofs, base.sessions, "amp", "rpc")
-        self.door = Door(clock=base.reactor, logins=self._logins, refused=hooks.refused, judge=self._judge)
+        self.door = Door(
+            clock=base.reactor,
+            logins=self._logins,
+            refused=partial(hooks.refused, "rpc"),
+            judge=partial(self._judge, "rpc"),
+        )
         self.libvirt = LibvirtDoor(
             base.reactor,
             Logins(base.registry, proofs, base.sessions, "libvirt", "libvirt"),
-            hooks.refused,
-            self._judge,
+            partial(hooks.refused, "libvirt"),
+            partial(self._judge, "libvirt"),
         )
         self._tidy = LoopingCall(self._purge)
         self._tidy.clock = base.reactor
@@ -181,12 +186,13 @@ class Rpc:
         url = self._config.gateway.public_url
         return None if self._config.images is None or url is None else url.rstrip("/")
 
-    async def _judge(self, transport: Any) -> None:
-        """Hold a client to the addresses in its certificate, where the configuration wants it.
+    async def _judge(self, section: str, transport: Any) -> None:
+        """Hold a client to the addresses in its certificate, where the *section* of its listener wants it.
 
         :raises gateway.errors.Unauthenticated: it comes from elsewhere.
         """
-        if self._config.rpc is None or not self._config.rpc.verify_address:
+        service = getattr(self._config, section)
+        if service is None or not service.verify_address:
             return
         certificate = transport.getPeerCertificate().to_cryptography()
         if not await holds_address(certificate, transport.getPeer().host, self._base.dialer.resolve):
