@@ -27,6 +27,7 @@ class Session:
     :ivar id: a public number, no secret.
     :ivar fingerprint: of the ticket, empty for a session without.
     :ivar peer: address of the client, None for one without.
+    :ivar readonly: nothing can be changed with it.
     :ivar since: seconds since the epoch.
     :ivar bytes_in: from the client.
     :ivar bytes_out: to the client.
@@ -46,6 +47,7 @@ class Session:
     principal: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
+    readonly: bool = False
     closed: bool = field(default=False, init=False)
     hold: Hold | None = field(default=None, init=False, repr=False)
     _rate: float = field(default=0.0, init=False, repr=False)
@@ -91,6 +93,7 @@ class Session:
             "principal": self.principal,
             "peer": self.peer,
             "target": self.target,
+            "readonly": self.readonly,
             "listener": self.listener,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,

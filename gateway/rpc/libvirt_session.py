@@ -268,7 +268,7 @@ class LibvirtSession:
         self._readonly = bool(arguments["flags"] & 1) or site.readonly
         policy = None if caller.admin else site.policy
         self._scope = scope_of(caller.rights, self._readonly, policy)
-        caller.session.target = site.name
+        caller.session.target, caller.session.readonly = site.name, self._readonly
         try:
             if self._scope.restricted:
                 await site.hub.settled()

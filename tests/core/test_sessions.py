@@ -96,6 +96,7 @@ class SessionTests(SynchronousTestCase):
                 "principal": "alice",
                 "peer": "192.0.2.1",
                 "target": "vnc://192.0.2.2:5900",
+                "readonly": False,
                 "listener": "consoles",
                 "bytes_in": 0,
                 "bytes_out": 0,
