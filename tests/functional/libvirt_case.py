@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from gateway.core import dev_pki
 from tests.functional.case import GatewayCase
 from tests.functional.commands import need
 from tests.functional.libvirt_daemon import PACKAGES, Libvirtd
@@ -95,12 +98,15 @@ class LibvirtCase(GatewayCase):
     def pki(
         cls, name: str, subject: str = "", addresses: Sequence[str] = (), names: Sequence[str] = ()
     ) -> Path:
-        """A ``pkipath``; with a *subject* it holds a certificate of the daemon's CA for it."""
+        """A ``pkipath``; with a *subject* it holds a certificate of the same CA for it."""
         path = cls.home / name
         path.mkdir()
         shutil.copy(cls.gateway.ca, path / "cacert.pem")
         if subject:
-            made = cls.daemon.authority.issue(
+            key = load_pem_private_key(cls.gateway.ca.with_suffix(".key").read_bytes(), None)
+            assert isinstance(key, dev_pki.Key)
+            authority = dev_pki.Issued(x509.load_pem_x509_certificate(cls.gateway.ca.read_bytes()), key)
+            made = authority.issue(
                 subject,
                 now=datetime.now(UTC),
                 names=names,
