@@ -87,9 +87,8 @@ class Appliance(logs.LoggedService):
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)
-        StepWatch(
-            reactor, wall, lambda step: self._audit("clock.step", reason=f"{step:.1f}")
-        ).setServiceParent(self)
+        watch = StepWatch(reactor, wall, lambda step: self._audit("clock.step", reason=f"{step:.1f}"))
+        watch.setServiceParent(self)
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
 
@@ -160,6 +159,7 @@ class Appliance(logs.LoggedService):
             seen=self._seen.call,
         )
         rpc = Rpc(self.config, base, hooks)
+        self.health.targets = rpc.sites.describe
         self._seen.hypervisors(rpc.sites.describe)
         return rpc
 
