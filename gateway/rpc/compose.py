@@ -211,6 +211,7 @@ class Rpc:
 
     def _leave(self, sites: Iterable[Site]) -> None:
         for site in sites:
+            self.libvirt.leave(site)
             if self._store is not None:
                 for seat in list(self.door.desk.seats):
                     seat.events.leave(site)

@@ -209,7 +209,7 @@ class Desk:
                 await opened.site.hub.settled()
             plans = opened.plans(procedure, arguments)
             results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
-            self._learn(opened.site, plans[-1].procedure, arguments, results)
+            self.learn(opened.site, plans[-1].procedure, arguments, results)
             for plan in reversed(plans):
                 results = plan.answer(results)
             return dict(results)
@@ -257,7 +257,7 @@ class Desk:
         return await self.journal.run(request, partial(ask, partial(self.journal.late, request)))
 
     @staticmethod
-    def _learn(
+    def learn(
         site: Site, procedure: Procedure, arguments: Mapping[str, Any], results: Mapping[str, Any]
     ) -> None:
         """Take note of names, before events tell of them."""

@@ -22,7 +22,9 @@ from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_session import LibvirtSession
 from gateway.rpc.login import Caller, Logins, subject_of
 from gateway.rpc.sites import Site
-from gateway.wire.libvirt_schema import Procedure
+from gateway.wire.libvirt_schema import names
+
+_NAMES = frozenset(names())
 
 
 @define(eq=False)
@@ -42,6 +44,7 @@ class LibvirtDoor:
     desk: Desk = field(init=False)
     draining: bool = field(default=False, init=False)
     _servers: dict[LibvirtServer, Port] = field(factory=dict, init=False)
+    _sessions: dict[LibvirtServer, LibvirtSession] = field(factory=dict, init=False)
     log = Logger()
 
     def server(self, port: Port) -> LibvirtServer:
@@ -49,13 +52,21 @@ class LibvirtDoor:
 
         def begin(server: LibvirtServer) -> LibvirtSession:
             self._servers[server] = port
-            return LibvirtSession(self, server)
+            session = self._sessions[server] = LibvirtSession(self, server)
+            return session
 
         return LibvirtServer(self.clock, begin, tls=port.tls)
 
     def left(self, server: LibvirtServer) -> None:
         """A client is gone."""
         self._servers.pop(server, None)
+        self._sessions.pop(server, None)
+
+    def leave(self, site: Site) -> None:
+        """Hang up on those who have *site* open: it is gone, or another one by now."""
+        for server, session in list(self._sessions.items()):
+            if session.site is site:
+                server.close("target")
 
     def target_of(self, server: LibvirtServer) -> str:
         """The target that the port of a client is for; empty for any."""
@@ -103,23 +114,27 @@ class LibvirtDoor:
     def note(
         self,
         caller: Caller | None,
-        site: Site,
-        procedure: Procedure,
+        target: str,
+        name: str,
         uuid: str | None,
         end: str,
         seconds: float,
     ) -> None:
-        """Write down one call."""
-        self.desk.seen(procedure.name, end, seconds)
+        """Write down one call.
+
+        :param target: of the hypervisor, empty before one is open.
+        :param name: of the procedure, or its numbers.
+        """
+        self.desk.seen(name if name in _NAMES else "unknown", end, seconds)
         if caller is not None:
             self.desk.audit(
                 "libvirt.call",
-                kind=procedure.name,
+                kind=name,
                 session=caller.session.id,
                 ticket=caller.session.fingerprint or None,
                 principal=caller.principal or None,
                 peer=caller.session.peer,
-                target=site.name,
+                target=target or None,
                 vm=uuid,
                 result="ok" if end == "ok" else "failed",
                 reason=None if end == "ok" else end,

@@ -39,10 +39,14 @@ from gateway.wire.xdr import XdrError
 STRANGERS = 512 * 1024
 #: Messages that may wait or be in work before reading stops.
 WINDOW = 16
+#: Bytes of such calls, before reading stops.
+HEAVY = 8 * 1024 * 1024
 #: Seconds between signs of life, and how many may be missing. Source: libvirtd.conf, keepalive_*.
 INTERVAL, COUNT = 5.0, 5
 #: Pings that are answered in one interval.
 PINGS = 100
+#: Seconds that a closed connection has for what was written to it.
+LINGER = 5.0
 #: Seconds for the login; somebody may have to type it.
 LOGIN = 120.0
 _CONFIRMED = b"\1"
@@ -53,8 +57,9 @@ _PONG = Message(KEEPALIVE, 1, PONG, Type.EVENT, 0, Status.OK).pack()
 class Session(Protocol):
     """What the messages of one client mean."""
 
-    #: Somebody has logged in.
-    known: bool
+    @property
+    def known(self) -> bool:
+        """Somebody has logged in."""
 
     def call(self, message: Message) -> None:
         """A call; sooner or later it is answered."""
@@ -92,7 +97,9 @@ class LibvirtServer(protocol.Protocol):
         self._reading = True
         self._working = False
         self._reason = ""
+        self._weight = 0
         self._silent = self._pings = 0
+        self._counted = clock.seconds()
         self._beat = LoopingCall(self._look)
         self._beat.clock = clock
         self._late: IDelayedCall | None = None
@@ -123,9 +130,8 @@ class LibvirtServer(protocol.Protocol):
     def logged_in(self) -> None:
         """Longer messages may come, and for as long as it takes."""
         self._reader.limit = LARGEST
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        if not self._reason:
+            self._cut_in(None)
 
     def watch(self) -> None:
         """Look whether the client lives, as it has asked."""
@@ -140,17 +146,20 @@ class LibvirtServer(protocol.Protocol):
             self._held.discard(reason)
         self._work()
 
-    def done(self) -> None:
-        """A call was answered."""
+    def done(self, call: Message) -> None:
+        """*call* was answered."""
         self.busy -= 1
+        self._weight -= len(call.payload)
         self._work()
 
     def close(self, reason: str) -> None:
         """Send what waits, and hang up."""
         if not self._reason:
             self._reason = reason
-            self.outbox.close()
+            self.outbox.finish()
             transport: Any = self.transport
+            # Who does not take what was written is not waited for.
+            self._cut_in(LINGER)
             transport.resumeProducing()
             transport.loseConnection()
 
@@ -170,7 +179,7 @@ class LibvirtServer(protocol.Protocol):
             transport.write(_CONFIRMED)
         self.outbox = Outbox(transport, self._clock, single=self._tls)
         self.outbox.registerProducer(self)
-        self._late = self._clock.callLater(LOGIN, self.abort, "login")
+        self._cut_in(LOGIN)
         self._session = self._begin(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -185,20 +194,24 @@ class LibvirtServer(protocol.Protocol):
             return
         self._work()
 
+    @property
+    def _ready(self) -> bool:
+        return not self._held and self.busy < WINDOW and self._weight < HEAVY
+
     def _work(self) -> None:
         """Deal with what has arrived, as far as it may be; read on when all is dealt with."""
         if self._working:
             return
         self._working = True
         try:
-            while self._inbox and not self._held and self.busy < WINDOW and not self._reason:
+            while self._inbox and self._ready and not self._reason:
                 self._message(self._inbox.popleft())
         except (ProtocolError, XdrError) as error:
             self.log.info("{peer} spoke nonsense: {problem}", peer=self.peer, problem=str(error))
             self.abort("malformed")
         finally:
             self._working = False
-        reading = not self._inbox and not self._held and self.busy < WINDOW
+        reading = not self._inbox and self._ready
         if reading != self._reading and not self._reason:
             self._reading = reading
             transport: Any = self.transport
@@ -210,21 +223,29 @@ class LibvirtServer(protocol.Protocol):
     def _message(self, message: Message) -> None:
         if message.program == KEEPALIVE and message.type == Type.EVENT:
             if message.procedure == PING:
+                if self._clock.seconds() - self._counted >= INTERVAL:
+                    self._counted, self._pings = self._clock.seconds(), 0
                 self._pings += 1
                 if self._pings > PINGS:
                     raise ProtocolError("pings without end")
                 self._write(_PONG)
         elif message.type == Type.CALL and message.status == Status.OK:
             self.busy += 1
+            self._weight += len(message.payload)
             self._session.call(message)
         elif message.type in (Type.STREAM, Type.HOLE) and self._session.known:
             self._session.stream(message)
         else:
             raise ProtocolError(f"a message of type {message.type} and status {message.status}")
 
+    def _cut_in(self, seconds: float | None) -> None:
+        """Cut the connection after a while, and at no other time."""
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        self._late = None if seconds is None else self._clock.callLater(seconds, self.abort, "login")
+
     def _look(self) -> None:
         """Ask for a sign of life; what we do not read cannot be one."""
-        self._pings = 0
         if not self._reading:
             return
         self._silent += 1
@@ -244,9 +265,7 @@ class LibvirtServer(protocol.Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._beat.running:
             self._beat.stop()
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._cut_in(None)
         self._reason = self._reason or "left"
         self._session.gone(self._reason)
 

@@ -8,6 +8,7 @@ Source: libvirt 9.0.0, remote_daemon_dispatch.c; virerror.h for the numbers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,32 +17,36 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway import errors
+from gateway.rpc import objects
 from gateway.rpc.connection import LibvirtConnection
-from gateway.rpc.desk import scope_of
+from gateway.rpc.desk import Desk, scope_of
 from gateway.rpc.libvirt_errors import refusal, told
+from gateway.rpc.libvirt_login import LibvirtLogin
 from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_stream import ServedStream
 from gateway.rpc.login import Caller
-from gateway.rpc.objects import names_told
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message
-from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure
-from gateway.wire.open_name import OpenName, parse_open_name
-from gateway.wire.sasl_plain import parse_plain
+from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure, names
+from gateway.wire.open_name import OpenName, is_target, parse_open_name
 from gateway.wire.xdr import XdrError
 
 if TYPE_CHECKING:
     from gateway.rpc.libvirt_door import LibvirtDoor
 
-#: Kinds of authentication.
-_NONE, _SASL = 0, 1
-#: Bad logins on one connection.
-_TRIES = 3
 #: Calls of one client at a time on the way to its hypervisor, which takes five messages.
 _TOGETHER = 4
+#: Registrations for events that one client may have, for libvirtd keeps all of them; what adds one, and what
+#: takes one away.
+_EVENTS = 1024
+_REGISTRATIONS = {
+    name: 1 if found[1] is None else -1
+    for name in names()
+    if (found := re.fullmatch(r"\w+_EVENT(?:_CALLBACK)?_(DE)?REGISTER(?:_ANY)?", name))
+}
 #: Features that are ours to answer: what passes descriptors, and what needs two daemons, we do not have.
 _KEEPALIVE, _OWN_FEATURES = 10, frozenset({1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13})
 _PASSES_DESCRIPTORS = frozenset(
@@ -60,32 +65,27 @@ _PASSES_DESCRIPTORS = frozenset(
 class LibvirtSession:
     """See the module.
 
-    :ivar known: somebody has logged in.
+    :ivar site: what is open, or about to be.
     """
 
     log = Logger()
 
     def __init__(self, door: LibvirtDoor, server: LibvirtServer) -> None:
-        self.known = False
+        self.site: Site | None = None
         self._door = door
         self._server = server
-        self._caller: Caller | None = None
-        self._user = ""
-        self._tries = 0
-        self._site: Site | None = None
-        self._scope: Scope | None = None
+        self._login = LibvirtLogin(door, server, self._ended)
         self._upstream: LibvirtConnection | None = None
         self._readonly = False
         self._opened = False
+        self._gone = False
+        self._flowing = True
+        self._registered = 0
         self._turns = DeferredSemaphore(_TOGETHER)
         self._working: dict[int, Deferred[None]] = {}
         self._streams: dict[int, ServedStream] = {}
         self._local: Mapping[str, Callable[..., Any]] = {
-            "AUTH_LIST": self._auth_list,
-            "AUTH_SASL_INIT": self._sasl_init,
-            "AUTH_SASL_START": self._sasl_start,
-            "AUTH_SASL_STEP": self._sasl_step,
-            "AUTH_POLKIT": self._polkit,
+            **self._login.calls,
             "CONNECT_OPEN": self._open,
             "CONNECT_CLOSE": self._close,
             "CONNECT_SUPPORTS_FEATURE": self._feature,
@@ -97,11 +97,19 @@ class LibvirtSession:
 
     # -- of the server ---------------------------------------------------------------------
 
+    @property
+    def known(self) -> bool:
+        """Somebody has logged in."""
+        return self._login.known
+
     def call(self, message: Message) -> None:
         """Answer *message*, in its own time."""
         if message.serial in self._working or message.serial in self._streams:
             self._server.abort("malformed")  # nobody could tell the answers apart
             return
+        if not self._opened:
+            # Until then one after the other: no step of the way in runs beside another one.
+            self._server.hold(self, True)
         work = Deferred.fromCoroutine(self._answer(message))
         if not work.called:
             self._working[message.serial] = work
@@ -112,29 +120,37 @@ class LibvirtSession:
         if isinstance(result, Failure) and not result.check(CancelledError):
             incident = self._door.incident(result)
             self._server.refuse(message, refusal(1, f"internal error: incident {incident}"))
-        self._server.done()
+        if self._login.failed:
+            self._server.close("login")
+        self._server.done(message)
+        self._server.hold(self, False)
 
     async def _answer(self, message: Message) -> None:
         began = self._door.clock.seconds()
-        procedure, end, uuid = None, "ok", None
+        name, end, uuid = f"{message.program:x}-{message.procedure}", "internal", None
         try:
             procedure, arguments = self._understand(message)
-            local = self._local.get(procedure.name)
+            name = procedure.name
+            uuid = next(iter(objects.uuids(procedure, arguments)), None)
+            local = self._local.get(name)
             if local is not None:
                 self._server.reply(message, procedure.results.pack(await local(arguments)))
-                if procedure.name == "CONNECT_CLOSE":
+                if name == "CONNECT_CLOSE":
                     self._server.close("closed")
-                return
-            plan = await self._judge(procedure, arguments)
-            uuid = plan.uuids[0] if plan.uuids else None
-            await self._pass(message, plan)
+            else:
+                await self._pass(message, await self._judge(procedure, arguments))
+            end = "ok"
         except errors.GatewayError as error:
             end = error.reason
             self._server.refuse(message, told(error))
+        except CancelledError:
+            end = "cancelled"
+            raise
         finally:
-            if procedure is not None and self._site is not None:
+            site, caller = self.site, self._login.caller
+            if site is not None or (caller is not None and end != "ok"):
                 seconds = self._door.clock.seconds() - began
-                self._door.note(self._caller, self._site, procedure, uuid, end, seconds)
+                self._door.note(caller, "" if site is None else site.name, name, uuid, end, seconds)
 
     def _understand(self, message: Message) -> tuple[Procedure, dict[str, Any]]:
         """What is called, and with what.
@@ -166,6 +182,7 @@ class LibvirtSession:
 
     def flow(self, on: bool) -> None:
         """Stop what comes from the hypervisor while the client does not take it."""
+        self._flowing = on
         if self._upstream is not None and self._upstream.alive:
             self._upstream.read(on)
         for stream in list(self._streams.values()):
@@ -173,6 +190,7 @@ class LibvirtSession:
 
     def gone(self, reason: str) -> None:
         """The client is gone: so is everything that it had."""
+        self._gone = True
         for work in list(self._working.values()):
             work.cancel()
         for stream in list(self._streams.values()):
@@ -180,123 +198,73 @@ class LibvirtSession:
         if self._upstream is not None:
             self._upstream.lost = lambda word: None
             self._upstream.close()
-        if self._caller is not None:
-            self._caller.session.close(reason)
+        self._login.leave(reason)
         self._door.left(self._server)
 
     def _ended(self, word: str) -> None:
         """The ticket has ended, or an operator ends the session."""
+        self._gone = True
         self._server.abort(word)
-
-    # -- login -----------------------------------------------------------------------------
-
-    async def _auth_list(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self.known:
-            caller = await self._door.known(self._server, self._ended)
-            if caller is not None:
-                self._enter(caller)
-            elif self._door.is_plain(self._server):
-                self.known = True  # the name to open holds a ticket, for nothing else can be shown there
-        return {"types": [_NONE if self.known else _SASL]}
-
-    async def _sasl_init(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        self._strangers_only()
-        return {"mechlist": "PLAIN"}
-
-    async def _sasl_start(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        self._strangers_only()
-        try:
-            if arguments["mech"] != "PLAIN":
-                raise ValueError
-            shown = parse_plain(arguments["data"].rstrip(b"\0") if arguments["nil"] == 0 else b"")
-        except ValueError:
-            raise self._failed(errors.Unauthenticated(reason="shape")) from None
-        self._user = shown.user
-        try:
-            self._enter(await self._door.logins.token(shown.password, self._server.peer, self._ended))
-        except errors.Unauthenticated as error:
-            raise self._failed(error) from None
-        return {"complete": 1, "nil": 1, "data": b""}
-
-    async def _sasl_step(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise refusal(45, "authentication failed: there is no further step")
-
-    async def _polkit(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise refusal(45, "authentication failed: polkit is not offered")
-
-    def _strangers_only(self) -> None:
-        if self.known:
-            raise refusal(45, "authentication failed: already authenticated")
-
-    def _failed(self, error: errors.Unauthenticated) -> LibvirtError:
-        self._door.refused(self._server.peer, error)
-        self._tries += 1
-        if self._tries >= _TRIES:
-            self._door.clock.callLater(0, self._server.close, "login")
-        return refusal(45, "authentication failed: authentication failed")
-
-    async def _show(self, ticket: str) -> None:
-        """Log in with a ticket out of the name to open."""
-        try:
-            self._enter(await self._door.logins.token(ticket, self._server.peer, self._ended))
-        except errors.Unauthenticated as error:
-            raise self._failed(error) from None
-
-    def _enter(self, caller: Caller) -> None:
-        self._caller = caller
-        self.known = True
-        self._server.logged_in()
 
     # -- the connection to the hypervisor --------------------------------------------------
 
     async def _open(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._site is not None:
+        if self.site is not None:
             raise refusal(1, "connection already open")
         try:
             name = parse_open_name(arguments["name"] or "")
         except ValueError as error:
             raise refusal(8, f"invalid connection name: {error}") from None
-        if self._caller is None:
-            await self._show(name.ticket)
-        caller = self._caller
+        await self._login.show(name.ticket)
+        caller = self._login.caller
         if caller is None:
             raise refusal(39, "authentication required")
+        if self._door.draining:
+            raise errors.Unavailable("The gateway is going away")
         site = self._find(caller, name)
         if name.driver and name.driver != site.url.driver:
             raise refusal(5, f"no connection driver available for {name.driver}:///")
-        self._site = site
+        self.site = site
         self._readonly = bool(arguments["flags"] & 1) or site.readonly
-        policy = None if caller.admin else site.policy
-        self._scope = scope_of(caller.rights, self._readonly, policy)
         caller.session.target, caller.session.readonly = site.name, self._readonly
         try:
-            if self._scope.restricted:
+            if self._scope(caller, site).restricted:
                 await site.hub.settled()
             upstream = await site.target.connection(readonly=self._readonly)
         except BaseException:
-            self._site = None
+            self.site = None
             raise
+        if self._gone:
+            upstream.close()
+            raise errors.Interrupted(maybe_executed=False)
         self._upstream = upstream
         upstream.event, upstream.lost = self._told, self._lost
         self._opened = True
         return {}
 
     def _find(self, caller: Caller, name: OpenName) -> Site:
-        """The target that a client means: by its URI, by its user name, by the port, or the only one.
+        """The target that a client means: by the port, by its URI, by its user name, or the only one.
 
         :raises LibvirtError: there is none for it.
         """
-        _, percent, of_user = self._user.rpartition("%")
-        wanted = name.target or (of_user if percent else "") or self._door.target_of(self._server)
+        _, percent, of_user = self._login.user.rpartition("%")
+        own = self._door.target_of(self._server)
+        wanted = name.target or (of_user if percent else "") or own
         if wanted:
             try:
+                if not is_target(wanted) or own not in ("", wanted):
+                    raise errors.NoTarget
                 return self._door.desk.site(caller, wanted)
             except errors.NoTarget:
-                raise refusal(38, f"there is no target {wanted!r} for you") from None
+                raise refusal(38, f"there is no target {wanted[:64]!r} for you") from None
         mine = [site for site in self._door.desk.sites if self._door.desk.may_use(caller, site)]
         if len(mine) != 1:
             raise refusal(38, "say which hypervisor, with ?target=NAME in the URI or user%NAME as the user")
         return mine[0]
+
+    def _scope(self, caller: Caller, site: Site) -> Scope:
+        """What the ticket permits now: it may have been installed again since it was shown."""
+        return scope_of(caller.rights, self._readonly, None if caller.admin else site.policy)
 
     def _lost(self, word: str) -> None:
         """The hypervisor is gone: a libvirt client has to open it anew."""
@@ -330,25 +298,39 @@ class LibvirtSession:
 
     async def _judge(self, procedure: Procedure, arguments: Mapping[str, Any]) -> Plan:
         """What the rights make of a call; raises what the client is told."""
-        if self._scope is None or self._site is None:
-            raise refusal(1, "hypervisor connection not open")
+        site, caller = self._there()
+        if not self._door.desk.may_use(caller, site):
+            raise refusal(38, "this hypervisor is not there for you any more")
         if procedure.name in _PASSES_DESCRIPTORS:
             raise refusal(84, "Operation not supported: descriptors cannot be passed on this connection")
-        return self._scope.check(procedure, arguments, self._site.hub.names)
+        if _REGISTRATIONS.get(procedure.name, 0) + self._registered > _EVENTS:
+            raise refusal(9, "operation failed: too many registrations for events")
+        scope = self._scope(caller, site)
+        if scope.restricted:
+            # Names of the past would show what is another's by now.
+            await site.hub.settled()
+        return scope.check(procedure, arguments, site.hub.names)
+
+    def _there(self) -> tuple[Site, Caller]:
+        site, caller = self.site, self._login.caller
+        if site is None or caller is None:
+            raise refusal(1, "hypervisor connection not open")
+        return site, caller
 
     async def _pass(self, message: Message, plan: Plan) -> None:
         """Ask the hypervisor, and answer with what the client may know of it."""
+        site, _ = self._there()
         procedure = PROCEDURES[message.program, message.procedure]
         try:
             if plan.procedure.stream:
                 await self._open_stream(message, plan)
                 return
-            results = (
-                plan.ready if plan.ready is not None else await self._ask(plan.procedure, plan.arguments)
-            )
-            if self._site is not None and plan.ready is None:
-                for uuid, name in names_told(plan.procedure, results).items():
-                    self._site.hub.learn({"uuid": uuid, "name": name})
+            if plan.ready is None:
+                results: Mapping[str, Any] = await self._ask(plan.procedure, plan.arguments)
+                Desk.learn(site, plan.procedure, plan.arguments, results)
+            else:
+                results = plan.ready
+            self._registered += _REGISTRATIONS.get(procedure.name, 0)
             self._server.reply(message, procedure.results.pack(plan.answer(results)))
         except LibvirtError as error:
             raise plan.failure(error) from None
@@ -358,17 +340,16 @@ class LibvirtSession:
         if upstream is None:
             raise refusal(1, "hypervisor connection not open")
         await self._turns.acquire()
-        call = upstream.call(procedure, arguments)
-        # Whoever stops waiting has its turn back when the hypervisor has answered.
         try:
-            return await call
+            if self._gone:
+                # Whoever had the turn before has left with us.
+                raise errors.Interrupted(maybe_executed=False)
+            return await upstream.call(procedure, arguments)
         finally:
             self._turns.release()
 
     async def _open_stream(self, message: Message, plan: Plan) -> None:
-        site, caller = self._site, self._caller
-        if site is None or caller is None:
-            raise refusal(1, "hypervisor connection not open")
+        site, caller = self._there()
         results, stream = await site.target.stream(
             plan.procedure.name, plan.arguments, principal=caller.principal, readonly=self._readonly
         )
@@ -380,6 +361,9 @@ class LibvirtSession:
             caller.session.bytes_in += received
             caller.session.bytes_out += sent
 
+        if self._gone:
+            stream.close()
+            return
         flags = plan.arguments.get("flags", 0)
         served = ServedStream(
             self._server,
@@ -389,15 +373,17 @@ class LibvirtSession:
             over,
             counted,
             sparse=plan.procedure.sparse and bool(flags & 1),
+            limit=site.target.stream_limit,
         )
         self._streams[message.serial] = served
         self._server.reply(message, plan.procedure.results.pack(plan.answer(results)))
-        served.start(reads=plan.procedure.stream == "r", writes=plan.procedure.stream == "w")
+        served.start(reads=plan.procedure.stream == "r", flowing=self._flowing)
 
     # -- events ----------------------------------------------------------------------------
 
     def _told(self, procedure: Procedure, values: dict[str, Any]) -> None:
-        if self._scope is None or self._site is None:
+        site, caller = self.site, self._login.caller
+        if site is None or caller is None or not self._door.desk.may_use(caller, site):
             return
-        if self._scope.shows(procedure, values, self._site.hub.names):
+        if self._scope(caller, site).shows(procedure, values, site.hub.names):
             self._server.event(procedure.program, procedure.number, procedure.arguments.pack(values))

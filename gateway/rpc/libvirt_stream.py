@@ -26,6 +26,7 @@ class ServedStream:
     :param told: how an error is told to this client.
     :param over: called once, when nothing follows.
     :param counted: told bytes from the client, and to it.
+    :param limit: of these bytes; None for any number.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ServedStream:
         counted: Callable[[int, int], object],
         *,
         sparse: bool,
+        limit: int | None = None,
     ) -> None:
         self._server = server
         self._call = call
@@ -46,22 +48,26 @@ class ServedStream:
         self._over = over
         self._counted = counted
         self._sparse = sparse
+        self._limit = limit
+        self._passed = 0
         self._ended = False
         self._finishing = False
 
-    def start(self, *, reads: bool, writes: bool) -> None:
+    def start(self, *, reads: bool, flowing: bool) -> None:
         """Begin to pass data.
 
-        :param reads: the hypervisor sends some.
-        :param writes: the client does, and only the client.
+        :param reads: the hypervisor sends some; otherwise the client does, and only the client.
+        :param flowing: the client takes what is sent, at this time.
         """
         if self._sparse:
             self._stream.hole = self._hole
         self._stream.registerProducer(self, True)
-        if reads and not writes:
+        if reads:
             self._stream.deliver(self._out).addCallbacks(self._data_over, self._failed)
         else:
             self._stream.when_over(self._broken)
+        if not flowing:
+            self.flow(False)
 
     # -- from the client -------------------------------------------------------------------
 
@@ -79,7 +85,8 @@ class ServedStream:
             self._stream.skip(length)
         elif message.status == Status.CONTINUE:
             self._counted(len(message.payload), 0)
-            self._stream.write(message.payload)
+            if self._fits(len(message.payload)):
+                self._stream.write(message.payload)
         elif message.status == Status.ERROR:
             self._end("aborted")
             self._server.stream_message(self._call, Type.STREAM, Status.OK)
@@ -101,7 +108,8 @@ class ServedStream:
     def _out(self, data: bytes) -> None:
         if not self._ended:
             self._counted(0, len(data))
-            self._server.data(self._call, data)
+            if self._fits(len(data)):
+                self._server.data(self._call, data)
 
     def _hole(self, length: int) -> None:
         if not self._ended:
@@ -128,6 +136,14 @@ class ServedStream:
         self._end(error.reason)
         self._server.stream_message(self._call, Type.STREAM, Status.ERROR, pack_error(self._told(error)))
 
+    def _fits(self, length: int) -> bool:
+        """Count *length* bytes; the stream ends when they are too many."""
+        self._passed += length
+        if self._limit is None or self._passed <= self._limit:
+            return True
+        self._failed(Failure(errors.TooLarge(limit=self._limit)))
+        return False
+
     def stop(self, reason: str) -> None:
         """The client is gone, or has to go."""
         self._end(reason)
@@ -135,9 +151,9 @@ class ServedStream:
     def _end(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
-            self._server.hold(self, False)
-            self._stream.close()
             self._over(reason)
+            self._stream.close()
+            self._server.hold(self, False)
 
     # -- flow ------------------------------------------------------------------------------
 
@@ -151,10 +167,12 @@ class ServedStream:
 
     def pauseProducing(self) -> None:
         """The hypervisor takes no more: the client is not read."""
-        self._server.hold(self, True)
+        if not self._ended:
+            self._server.hold(self, True)
 
     def resumeProducing(self) -> None:
         self._server.hold(self, False)
 
     def stopProducing(self) -> None:
-        """The stream is lost, which is told in another way."""
+        """The stream is lost, which is told in another way; and the client can say that it knows."""
+        self._server.hold(self, False)

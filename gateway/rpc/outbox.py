@@ -79,6 +79,12 @@ class Outbox:
         self._waiting.clear()
         self._unregister()
 
+    def finish(self) -> None:
+        """Write what waits, for it is the last."""
+        while self._waiting:
+            self._transport.write(self._waiting.popleft())
+        self._unregister()
+
     def _unregister(self) -> None:
         if self._registered:
             self._registered = False

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from attrs import field, frozen
 
 _NAME = re.compile(
-    r"(?:(?P<driver>[A-Za-z0-9.-]{1,64}):(?://)?(?P<path>/[^?#]{0,1024})?)?(?:\?(?P<query>[^#]{0,4096}))?"
+    r"(?:(?P<driver>[A-Za-z0-9.-]{1,64}):(?://)?(?P<path>/(?!/)[^?#]{0,1024})?)?(?:\?(?P<query>[^#]{0,4096}))?"
 )
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -32,6 +32,11 @@ class OpenName:
     ticket: str = field(default="", repr=False)
 
 
+def is_target(text: str) -> bool:
+    """Whether *text* can be the name of a target."""
+    return _TARGET.fullmatch(text) is not None
+
+
 def parse_open_name(text: str) -> OpenName:
     """Read the name in the open call; variables that are not ours are ignored.
 
@@ -46,6 +51,6 @@ def parse_open_name(text: str) -> OpenName:
         if name.lower() in ("target", "ticket"):
             found[name.lower()] = unquote(value)
     target = found.get("target", "")
-    if target and _TARGET.fullmatch(target) is None:
+    if target and not is_target(target):
         raise ValueError("a target is 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return OpenName(match["driver"] or "", target, found.get("ticket", ""))

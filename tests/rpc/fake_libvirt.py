@@ -49,7 +49,11 @@ class Asked:
 
     def refuse(self, code: int, text: str = "no") -> None:
         """Send an error."""
-        self._send(Status.ERROR, pack_error(LibvirtError(code, 12, text)))
+        self.fail(LibvirtError(code, 12, text))
+
+    def fail(self, error: LibvirtError) -> None:
+        """Send *error*."""
+        self._send(Status.ERROR, pack_error(error))
 
     def hand_over(self, descriptor: int) -> None:
         """Answer with a descriptor and nothing else."""
@@ -71,6 +75,8 @@ class FakePeer:
     :ivar asked: calls without an answer, in order.
     :ivar opened: the name and the flags of the open call.
     :ivar streamed: what arrived of streams.
+    :ivar reading: what it says is taken.
+    :ivar producer: who is told when the daemon takes nothing.
     """
 
     daemon: FakeLibvirtd
@@ -80,6 +86,8 @@ class FakePeer:
     opened: tuple[str | None, int] | None = None
     streamed: list[Message] = field(factory=list)
     lost: bool = False
+    reading: bool = True
+    producer: Any = None
     _reader: MessageReader = field(factory=MessageReader)
 
     def lose(self, reason: type[Exception] = ConnectionLost) -> None:
@@ -110,9 +118,16 @@ class FakePeer:
 
     def pauseProducing(self) -> None:
         """The daemon never says more than is read."""
+        self.reading = False
 
     def resumeProducing(self) -> None:
-        """See above."""
+        self.reading = True
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
 
     def _take(self, message: Message) -> None:
         if message.type != Type.CALL:
@@ -127,7 +142,12 @@ class FakePeer:
             self.asked.append(asked)
             self.daemon.arrived.append(asked)
         else:
-            asked.answer(**(values(asked.arguments) if callable(values) else values))
+            try:
+                results = values(asked.arguments) if callable(values) else values
+            except LibvirtError as error:
+                asked.fail(error)
+            else:
+                asked.answer(**results)
 
 
 @define(eq=False)
@@ -160,6 +180,13 @@ class FakeLibvirtd:
         """Calls without an answer on live connections, in the order they came in."""
         return [it for it in self.arrived if it in it.peer.asked and not it.peer.lost]
 
+    def take(self, client: LibvirtConnection, readonly: bool) -> FakePeer:
+        """Be the other end of a connection."""
+        peer = FakePeer(self, client, readonly)
+        self.peers.append(peer)
+        client.makeConnection(peer)
+        return peer
+
     async def dial(self, readonly: bool) -> LibvirtConnection:
         """Connect, after one turn of the clock."""
         turn: Deferred[None] = Deferred(lambda _: call.cancel())
@@ -169,9 +196,7 @@ class FakeLibvirtd:
         if self.failure is not None:
             raise self.failure
         client = LibvirtConnection(self.clock)
-        peer = FakePeer(self, client, readonly)
-        self.peers.append(peer)
-        client.makeConnection(peer)
+        self.take(client, readonly)
         return client
 
     def die(self) -> None:
