@@ -54,7 +54,8 @@ class Deadlines(Generic[Item]):
         if due is None or due >= self._queued.get(item, inf):
             return
         self._push(item, due)
-        self._plan()
+        if self._call is None or due < self._planned:
+            self._plan()
 
     def forget(self, item: Item) -> None:
         """Never call for *item* again, unless it is armed again."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Any
+from typing import Protocol as Typed
 
 from attrs import define
 from twisted.internet import error
@@ -72,6 +73,18 @@ _EVENT = int(Type.EVENT)
 _NOT_SUPPORTED = 3
 
 
+class Answer(Typed):
+    """Who is told what a call gave, once: a Deferred, or what costs less."""
+
+    @property
+    def called(self) -> bool:
+        """It does not want to know any more."""
+
+    def callback(self, result: Any) -> None: ...
+
+    def errback(self, failure: Failure) -> None: ...
+
+
 @define(eq=False)
 class _Call:
     """A call on its way.
@@ -81,7 +94,7 @@ class _Call:
     """
 
     procedure: Procedure
-    answer: Deferred[Any]
+    answer: Answer
     stream: Stream | None
     descriptor: bool
 
@@ -182,6 +195,37 @@ class LibvirtConnection(Protocol):
         """Call *procedure*, which passes a descriptor; fire with that, which is the caller's to close."""
         return self._call(procedure, arguments, descriptor=True)
 
+    def post(
+        self,
+        procedure: Procedure,
+        payload: bytes,
+        answer: Answer,
+        *,
+        stream: bool = False,
+        descriptor: bool = False,
+    ) -> None:
+        """Call *procedure* with arguments that are packed; *answer* is told what the others fire with."""
+        problem: errors.GatewayError | None = None
+        if not self.alive:
+            problem = errors.Interrupted(maybe_executed=False)
+        elif len(payload) > _MOST:
+            problem = errors.TooLarge(limit=_MOST)
+        if problem is not None:
+            answer.errback(Failure(problem))
+            return
+        calls, serial = self._calls, self._serial
+        while serial in calls or serial in self._streams:
+            serial = (serial + 1) & 0xFFFFFFFF
+        self._serial = (serial + 1) & 0xFFFFFFFF
+        program, number = procedure.program, procedure.number
+        opened = None
+        if stream:
+            head = Message(program, 1, number, Type.CALL, serial, Status.OK)
+            # At once, for data may arrive before the answer.
+            opened = self._streams[serial] = Stream(self, head, writes=procedure.stream == "w")
+        calls[serial] = _Call(procedure, answer, opened, descriptor)
+        self.outbox.send(pack_call(program, number, serial, payload))
+
     def _call(
         self,
         procedure: Procedure,
@@ -196,21 +240,8 @@ class LibvirtConnection(Protocol):
             payload = procedure.arguments.pack(arguments)
         except XdrError as failure:
             return fail(errors.BadArguments(failure.path, failure.text))
-        if len(payload) > _MOST:
-            return fail(errors.TooLarge(limit=_MOST))
-        calls, serial = self._calls, self._serial
-        while serial in calls or serial in self._streams:
-            serial = (serial + 1) & 0xFFFFFFFF
-        self._serial = (serial + 1) & 0xFFFFFFFF
-        program, number = procedure.program, procedure.number
-        opened = None
-        if stream:
-            head = Message(program, 1, number, Type.CALL, serial, Status.OK)
-            # At once, for data may arrive before the answer.
-            opened = self._streams[serial] = Stream(self, head, writes=procedure.stream == "w")
         answer: Deferred[Any] = Deferred()
-        calls[serial] = _Call(procedure, answer, opened, descriptor)
-        self.outbox.send(pack_call(program, number, serial, payload))
+        self.post(procedure, payload, answer, stream=stream, descriptor=descriptor)
         return answer
 
     def close(self) -> None:

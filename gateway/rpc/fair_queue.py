@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Generic, TypeVar
 
 from gateway import errors
@@ -24,7 +24,7 @@ class FairQueue(Generic[Item]):
         self._total = total
         self._queues: dict[str, deque[Item]] = {}
         self._turns: deque[str] = deque()
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -33,7 +33,8 @@ class FairQueue(Generic[Item]):
     @property
     def ready(self) -> bool:
         """There is something to take."""
-        return any(self._taken[principal] < self._share for principal in self._turns)
+        taken = self._taken.get
+        return bool(self._size) and any(taken(principal, 0) < self._share for principal in self._turns)
 
     def put(self, principal: str, item: Item) -> None:
         """Let *item* wait for its turn.
@@ -56,18 +57,30 @@ class FairQueue(Generic[Item]):
         for _ in range(len(self._turns)):
             principal = self._turns[0]
             self._turns.rotate(-1)
-            if self._taken[principal] < self._share:
+            taken = self._taken.get(principal, 0)
+            if taken < self._share:
                 item = self._queues[principal].popleft()
-                self._taken[principal] += 1
+                self._taken[principal] = taken + 1
                 self._shrink(principal)
                 return principal, item
         return None
 
+    def pass_by(self, principal: str) -> bool:
+        """Count an item of *principal* as taken that was never put here.
+
+        :return: whether it may be: nothing waits, and his share is not used up.
+        """
+        taken = self._taken.get(principal, 0)
+        if self._size or taken >= self._share:
+            return False
+        self._taken[principal] = taken + 1
+        return True
+
     def done(self, principal: str) -> None:
         """An item of *principal* that was taken is done."""
-        self._taken[principal] -= 1
-        if self._taken[principal] <= 0:
-            del self._taken[principal]
+        left = self._taken.pop(principal, 0) - 1
+        if left > 0:
+            self._taken[principal] = left
 
     def discard(self, principal: str, item: Item) -> None:
         """Forget *item*, which waits."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
+from gateway.core.batch import BATCH
 from gateway.wire.libvirt_message import Message, MessageReader, ProtocolError, Type
 from gateway.wire.xdr import XdrError
 
@@ -79,7 +80,8 @@ class Inbox:
             return
         self._busy = True
         try:
-            done = self._deal()
+            with BATCH:
+                done = self._deal()
         except (ProtocolError, XdrError) as failure:
             self.stop()
             self._failed(str(failure))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -27,13 +27,14 @@ class Waiter:
 
     job: Job
     due: float | None
-    answer: Deferred[Any] = field(factory=Deferred)
+    answer: Deferred[Any] = field(init=False)
 
 
 @define(eq=False)
 class Job:
     """One call, whoever wants its answer.
 
+    :ivar payload: its arguments, packed.
     :ivar read: it may be sent again, and shared.
     :ivar descriptor: its answer is a descriptor.
     :ivar key: what it asks, in the cache.
@@ -48,7 +49,7 @@ class Job:
     """
 
     procedure: Procedure
-    arguments: Mapping[str, object]
+    payload: bytes
     read: bool
     descriptor: bool = False
     key: Hashable = None
@@ -61,14 +62,24 @@ class Job:
     overdue: bool = False
     due: float | None = None
     late: Callable[[Any], object] = lambda outcome: None
+    _done: Callable[[Any, Job], None] = field(init=False, repr=False)
+    _failed: Callable[[Failure, Job], None] = field(init=False, repr=False)
 
-    def send(self) -> Deferred[Any]:
-        """Send it on its line."""
-        assert self.line is not None  # noqa: S101 (for the type checker: the pool has set it)
-        connection = self.line.connection
-        if self.descriptor:
-            return connection.descriptor(self.procedure, self.arguments)
-        return connection.call(self.procedure, self.arguments)
+    #: Its connection has to tell what came of it, whoever waits.
+    called: ClassVar[bool] = False
+
+    def send(
+        self, line: Line, done: Callable[[Any, Job], None], failed: Callable[[Failure, Job], None]
+    ) -> None:
+        """Send it on *line*; one of the two others is called then."""
+        self._done, self._failed = done, failed
+        line.connection.post(self.procedure, self.payload, self, descriptor=self.descriptor)
+
+    def callback(self, result: Any) -> None:
+        self._done(result, self)
+
+    def errback(self, failure: Failure) -> None:
+        self._failed(failure, self)
 
     def answered(self, values: Any, clock: IReactorTime) -> None:
         """Give *values* to all who wait, to each his own; of much, to one in each turn of the reactor."""
@@ -121,10 +132,6 @@ class Line:
     def usable(self) -> bool:
         """It may get calls."""
         return self.connection.alive and not self.condemned
-
-    def takes(self, window: int) -> bool:
-        """It can take one more call."""
-        return len(self.jobs) < window and self.usable
 
     @property
     def writes(self) -> bool:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from gateway.core import fasttls
+from gateway.core.batch import BATCH
 from gateway.core.pump import able
+
+#: Bytes of a message that is worth a copy to leave together with others.
+_SMALL = 16 * 1024
 
 
 @implementer(IPushProducer)
@@ -38,14 +41,29 @@ class Outbox:
         self._full = False
         self._held = False
         self._producer: IPushProducer | None = None
+        self._gathered: list[bytes] = []
         self.send: Callable[[bytes], object] = transport.write
         self._registered = single
         if single:
             self.send = self._queue
             transport.registerProducer(self, True)
         elif able(transport) and not isinstance(transport, fasttls.FastTLS):
-            # To the socket at once, as fast TLS does by itself.
-            self.send = partial(fasttls.send, transport)
+            # To the socket at once, as fast TLS does by itself, but for what can go together.
+            self.send = self._gather
+
+    def _gather(self, data: bytes) -> None:
+        if BATCH.open and len(data) < _SMALL:
+            if not self._gathered:
+                BATCH.later(self._scatter)
+            self._gathered.append(data)
+        else:
+            self._scatter()
+            fasttls.send(self._transport, data)
+
+    def _scatter(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            fasttls.send(self._transport, b"".join(gathered))
 
     def _queue(self, data: bytes) -> None:
         self._waiting.append(data)
@@ -76,6 +94,7 @@ class Outbox:
 
     def close(self) -> None:
         """Nothing more is written; what still waits for its turn is dropped."""
+        self._scatter()
         self._waiting.clear()
         self._unregister()
 

@@ -124,18 +124,29 @@ class Pool:
         """
         if self._stopped is not None:
             raise errors.TargetDown(reason="stopped")
+        line = None
         if job.line is None and principal not in job.principals:
-            try:
-                self._queue.put(principal, job)
-            except errors.Busy:
-                raise errors.Busy(retry_after=self._estimate()) from None
-            job.principals.append(principal)
+            line = None if self._pumping else self._free_line()
+            if line is None or not self._queue.pass_by(principal):
+                line = None
+                try:
+                    self._queue.put(principal, job)
+                except errors.Busy:
+                    raise errors.Busy(retry_after=self._estimate()) from None
+                job.principals.append(principal)
         waiter = Waiter(job, due)
         waiter.answer = Deferred(lambda _: self._leave(waiter))
         job.waiters.append(waiter)
         job.due = None
         self._deadlines.arm(waiter)
-        self.pump()
+        if line is not None:
+            self._pumping = True
+            try:
+                self._send(line, principal, job)
+            finally:
+                self._pumping = False
+        if self._queue:
+            self.pump()
         return waiter.answer
 
     def stop(self) -> Deferred[None]:
@@ -177,7 +188,7 @@ class Pool:
 
     def _step(self) -> bool:
         """Do one thing for those who wait; return whether there may be more to do now."""
-        line = next((line for line in self._lines if line.takes(self._limits.window)), None)
+        line = self._free_line()
         if line is not None:
             taken = self._queue.take()
             if taken is not None:
@@ -191,6 +202,14 @@ class Pool:
                 return False
         return self._grow()
 
+    def _free_line(self) -> Line | None:
+        """A connection that takes one more call, the oldest first."""
+        window = self._limits.window
+        for line in self._lines:
+            if len(line.jobs) < window and line.usable:
+                return line
+        return None
+
     def _send(self, line: Line, principal: str, job: Job) -> None:
         for other in job.principals:
             if other != principal:
@@ -200,9 +219,7 @@ class Pool:
         line.jobs.add(job)
         line.due = None
         self.began(job)
-        job.send().addCallbacks(
-            self._answered, self._failed, callbackArgs=(job,), errbackArgs=(job,)
-        ).addErrback(self._bug)
+        job.send(line, self._answered, self._failed)
 
     def _grow(self) -> bool:
         """Open one more connection, if that is allowed; return whether it is there, or failed, already."""
@@ -252,7 +269,8 @@ class Pool:
             os.close(values)
         self._over(job, values)
         job.answered(values, self._clock)
-        self.pump()
+        if self._queue:
+            self.pump()
 
     def _failed(self, failure: Failure, job: Job) -> None:
         self._free(job)

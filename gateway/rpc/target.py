@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
@@ -266,7 +266,7 @@ class Target:
         if self._stopped:
             raise errors.TargetDown(reason="stopped")
 
-    async def _submit(
+    def _submit(
         self,
         called: Procedure,
         kind: CallClass,
@@ -277,7 +277,7 @@ class Target:
         *,
         descriptor: bool = False,
         late: Callable[[Any], object] | None = None,
-    ) -> Any:
+    ) -> Deferred[Any]:
         payload = _pack(called, arguments)
         self._check()
         if deadline is not None and deadline <= 0:
@@ -287,22 +287,21 @@ class Target:
         job: Job | None = None
         if kind.read:
             if kind.kept and (kept := self._cache.find(key)) is not None:
-                return kept
+                return succeed(kept)
             job = self._cache.flight(key)
         if job is None or job.overdue:
-            job = Job(called, arguments, kind.read, descriptor, key)
+            job = Job(called, payload, kind.read, descriptor, key)
             if kind.read:
                 self._cache.begin(key, job)
             elif late is not None:
                 job.late = late
         due = self._clock.seconds() + (kind.patience if deadline is None else deadline)
         try:
-            answer = self._pool(readonly, called.priority).submit(job, principal, due)
+            return self._pool(readonly, called.priority).submit(job, principal, due)
         except errors.GatewayError:
             if not job.waiters:
                 self._cache.forget(key, job)
             raise
-        return await answer
 
     def _pool(self, readonly: bool, priority: bool) -> Pool:
         pool = self._pools.get((readonly, priority))

@@ -140,7 +140,7 @@ class MessageReader:
                 self._wanted = length + count
                 if size - at < self._wanted:
                     return at
-            payload = bytes(memoryview(data)[begin:end])
+            payload = data[begin:end] if isinstance(data, bytes) else bytes(memoryview(data)[begin:end])
             at = end + count
             yield Message(program, version, procedure, kind, serial, status, payload, count)
 

@@ -94,9 +94,9 @@ def _struct(text: str) -> Struct:
     return Struct(fields, {name: _codec(kind) for name, kind in fields.items()})
 
 
-@frozen
+@frozen(eq=False)
 class Procedure:
-    """One procedure, or one event.
+    """One procedure, or one event; there is one of each.
 
     :ivar name: as libvirt has it; those of the other programs begin with ``QEMU_`` and ``LXC_``.
     :ivar permissions: as libvirt's access control writes them: ``domain:start``, ``domain:write:FLAG`` when

@@ -293,14 +293,10 @@ class _Step:
         self.layout = Layout(">" + "".join(codec.letter for codec in fixed.values())) if fixed else None
         self._dumps = [(name, codec.dump) for name, codec in fixed.items()]
 
-    def encode(self, value: Any, out: bytearray) -> None:
-        if self.layout is None:
-            _member(self.name, self.codec, value, out)
-            return
+    def encode(self, layout: Layout, value: Any, out: bytearray) -> None:
+        """Append those of fixed size."""
         try:
-            out += self.layout.pack(
-                *[dump(value[name]) if dump else value[name] for name, dump in self._dumps]
-            )
+            out += layout.pack(*[dump(value[name]) if dump else value[name] for name, dump in self._dumps])
         except (*_UNFIT, KeyError, XdrError):
             # One by one, to tell which it is.
             for name, codec in self._members.items():
@@ -338,7 +334,10 @@ class Struct:
         if type(value) is not dict and not isinstance(value, Mapping):
             raise XdrError("an object is expected")
         for step in self.steps:
-            step.encode(value, out)
+            if step.layout is None:
+                _member(step.name, step.codec, value, out)
+            else:
+                step.encode(step.layout, value, out)
         if len(value) != len(self.names):
             unknown = next((str(name) for name in value if name not in self.fields), "")
             raise XdrError("there is no such member", unknown[:80])

@@ -36,6 +36,18 @@ class FairQueueTest(SynchronousTestCase):
         queue.put("modest", "mine")
         self.assertIn(("modest", "mine"), [queue.take(), queue.take()])
 
+    def test_pass_by(self) -> None:
+        """What need not wait counts as taken; nobody passes by who has his share, or while others wait."""
+        queue = _queue(share=2)
+        self.assertEqual([queue.pass_by("a") for _ in range(3)], [True, True, False])
+        self.assertTrue(queue.pass_by("b"))
+        queue.put("a", "a3")
+        self.assertFalse(queue.ready)
+        self.assertFalse(queue.pass_by("b"))
+        queue.done("a")
+        self.assertEqual(queue.take(), ("a", "a3"))
+        self.assertTrue(queue.pass_by("b"))
+
     def test_share(self) -> None:
         """Who has his share in work gets no more until something is done, and others do."""
         queue = _queue(share=2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from gateway.core.batch import BATCH
+from gateway.core.pump import able
 from gateway.rpc.outbox import Outbox
 from tests.rpc.wire_case import Producer, Wire
 
@@ -152,3 +155,65 @@ class PlainTest(SynchronousTestCase):
         other = Producer()
         self.outbox.registerProducer(other)
         self.assertEqual(other.told, [])
+
+
+class _Socket:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+
+class _Connected(FileDescriptor):
+    """A connection as the reactor has it."""
+
+    _aborting = False
+
+    def __init__(self) -> None:
+        super().__init__(Clock())  # type: ignore[arg-type]
+        self.connected = 1
+        self.socket = _Socket()
+
+    def startWriting(self) -> None: ...
+
+    @property
+    def written(self) -> bytes:
+        return b"".join([*self.socket.sent, *self._tempDataBuffer])
+
+
+class BatchTest(SynchronousTestCase):
+    """On a socket."""
+
+    def setUp(self) -> None:
+        self.wire = _Connected()
+        self.outbox = Outbox(self.wire, Clock(), single=False)
+
+    def test_together(self) -> None:
+        """What comes of one read leaves in one piece, in its order; what is sent alone leaves at once."""
+        self.outbox.send(b"a")
+        with BATCH:
+            self.outbox.send(b"b")
+            self.outbox.send(b"c")
+        self.outbox.send(b"d")
+        self.assertEqual(self.wire.written, b"abcd")
+        if able(self.wire):
+            self.assertEqual(self.wire.socket.sent, [b"a", b"bc", b"d"])
+
+    def test_large(self) -> None:
+        """What is large does not wait, and nothing that came before it comes after it."""
+        large = bytes(100_000)
+        with BATCH:
+            self.outbox.send(b"a")
+            self.outbox.send(large)
+            self.outbox.send(b"b")
+            self.assertEqual(self.wire.written[:2], b"a\0")
+        self.assertEqual(self.wire.written, b"a" + large + b"b")
+
+    def test_close(self) -> None:
+        """What was sent before the end leaves before it."""
+        with BATCH:
+            self.outbox.send(b"a")
+            self.outbox.close()
+            self.assertEqual(self.wire.written, b"a")

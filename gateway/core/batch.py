@@ -1,0 +1,47 @@
+"""What is written while something that arrived is dealt with leaves together, when that is done.
+
+A read from one connection often brings several messages, and each of them has something written to another
+connection. One system call for all of that costs as much as for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Batch:
+    """Where those who write leave word that they have something to send.
+
+    Enter it around all that comes of one read. Only the outermost counts.
+
+    :ivar open: whether somebody is in it, so that what is written may wait.
+    """
+
+    __slots__ = ("_depth", "_flushes", "open")
+
+    def __init__(self) -> None:
+        self.open = False
+        self._depth = 0
+        self._flushes: list[Callable[[], object]] = []
+
+    def later(self, flush: Callable[[], object]) -> None:
+        """Call *flush* when the batch is over."""
+        self._flushes.append(flush)
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        self.open = True
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        self.open = False
+        while self._flushes:
+            flushes, self._flushes = self._flushes, []
+            for flush in flushes:
+                flush()
+
+
+#: That of the reactor's thread: all that is read there is dealt with one after the other.
+BATCH = Batch()

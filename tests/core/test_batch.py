@@ -1,0 +1,61 @@
+"""Tests for gateway.core.batch."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from gateway.core.batch import Batch
+
+
+class BatchTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.batch = Batch()
+        self.done: list[str] = []
+
+    def later(self, name: str) -> None:
+        self.batch.later(lambda: self.done.append(name))
+
+    def test_together(self) -> None:
+        """What is left for later is done when the batch is over, in its order, and once."""
+        with self.batch:
+            self.assertTrue(self.batch.open)
+            self.later("a")
+            self.later("b")
+            self.assertEqual(self.done, [])
+        self.assertFalse(self.batch.open)
+        self.assertEqual(self.done, ["a", "b"])
+        with self.batch:
+            pass
+        self.assertEqual(self.done, ["a", "b"])
+
+    def test_within(self) -> None:
+        """A batch within a batch ends with the outer one."""
+        with self.batch:
+            with self.batch:
+                self.later("a")
+            self.assertEqual((self.done, self.batch.open), ([], True))
+        self.assertEqual(self.done, ["a"])
+
+    def test_while_it_ends(self) -> None:
+        """Who writes because something has left finds no batch any more, or is done in the same end."""
+
+        def more() -> None:
+            self.done.append(f"a, open: {self.batch.open}")
+            with self.batch:
+                self.later("b")
+            self.batch.later(lambda: self.done.append("c"))
+
+        with self.batch:
+            self.batch.later(more)
+        self.assertEqual(self.done, ["a, open: False", "b", "c"])
+
+    def test_failure(self) -> None:
+        """A batch that ends badly ends all the same."""
+
+        def fail() -> None:
+            with self.batch:
+                self.later("a")
+                raise ValueError
+
+        self.assertRaises(ValueError, fail)
+        self.assertEqual((self.done, self.batch.open), (["a"], False))
