@@ -23,6 +23,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from gateway import errors
+from gateway.core.batch import BATCH
 from gateway.rpc.arguments import HARD_CAP
 from gateway.rpc.command import STRANGER, TAG, Command, code, describe
 from gateway.rpc.commands import COMMANDS
@@ -262,21 +263,21 @@ class BoundedAMP(amp.AMP):
         outlet = self._outlet
         if self._reading or self._over or outlet is None:
             return
-        self._reading = outlet.held = True
+        self._reading = True
         left, more, until = TURN, True, self._clock.seconds() + SPAN
         try:
-            while more and left and self._ready():
-                box = self._reader.next()
-                if box is None:
-                    more = False
-                else:
-                    left = 0 if self._clock.seconds() > until else left - 1
-                    self.ampBoxReceived(box)
+            with BATCH:
+                while more and left and self._ready():
+                    box = self._reader.next()
+                    if box is None:
+                        more = False
+                    else:
+                        left = 0 if self._clock.seconds() > until else left - 1
+                        self.ampBoxReceived(box)
         except BoxError as error:
             self._break(error)
         finally:
-            self._reading = outlet.held = False
-        outlet.flush()
+            self._reading = False
         if not self._over:
             # What is left in the reader is looked at in the next turn, after the others.
             again = more and self._ready()
@@ -373,7 +374,8 @@ class BoundedAMP(amp.AMP):
             box = cast(dict[bytes, bytes], result)
             box[amp.ANSWER] = call.tag
             self._write(pack(box))
-        self._read()
+        if self._paused:
+            self._read()
 
     def _bug(self, failure: Failure, call: _Call, wanted: bool) -> None:
         """Nobody foresaw this: it is told once, here, and the caller gets the number of it."""

@@ -190,6 +190,14 @@ class ListOf(Argument):
         return pack_list(self.element.toString(it) for it in inObject)
 
 
+class Rows(list[Mapping[str, Any]]):
+    """Records for an :class:`AmpList`, and what they are as bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed: list[bytes] = []
+
+
 class AmpList(Argument):
     """Records: boxes in one value. All of them together have 65,535 bytes, so lists come in pages."""
 
@@ -208,7 +216,7 @@ class AmpList(Argument):
         return records
 
     def toString(self, inObject: Sequence[Mapping[str, Any]]) -> bytes:
-        data = b"".join(map(self._record, inObject))
+        data = b"".join(inObject.packed if isinstance(inObject, Rows) else map(self._record, inObject))
         if len(data) > LONGEST_VALUE:
             raise ValueError("a list is too long; see fit")
         return data
@@ -224,12 +232,19 @@ class AmpList(Argument):
 
         At least one, if there are any.
         """
-        size = 0
-        for number, record in enumerate(records[:limit]):
-            size += len(self._record(record))
-            if size > LONGEST_VALUE and number:
-                return number
-        return len(records[:limit])
+        return len(self.page(records, limit))
+
+    def page(self, records: Sequence[Mapping[str, Any]], limit: int | None = None) -> Rows:
+        """As many of *records* as :meth:`fit` says."""
+        page, size = Rows(), 0
+        for record in records[:limit]:
+            packed = self._record(record)
+            size += len(packed)
+            if size > LONGEST_VALUE and page:
+                break
+            page.append(record)
+            page.packed.append(packed)
+        return page
 
 
 class Big(Argument):

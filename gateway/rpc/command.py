@@ -133,10 +133,10 @@ def _room(command: type[Command]) -> Room:
 
 
 def _read(types: Fields, box: dict[bytes, bytes]) -> dict[str, Any]:
-    found = {}
-    for key, it in _ours(types):
+    found: dict[str, Any] = {}
+    for key, it in types:
         try:
-            found[_name(key)] = it.read(key, box)
+            found[_name(key)] = it.read(key, box)  # type: ignore[attr-defined]  # all of them are ours
         except ValueError as error:
             raise errors.BadArguments(key.decode("ascii"), str(error)) from None
     return found
@@ -150,9 +150,9 @@ class _NotWritten(ValueError):
 
 def _write(types: Fields, objects: Mapping[str, Any]) -> amp.Box:
     box = amp.Box()
-    for key, it in _ours(types):
+    for key, it in types:
         try:
-            it.write(key, objects.get(_name(key)), box)
+            it.write(key, objects.get(_name(key)), box)  # type: ignore[attr-defined]
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise _NotWritten(key.decode("ascii"), str(error)) from error
     return box

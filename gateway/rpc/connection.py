@@ -205,13 +205,9 @@ class LibvirtConnection(Protocol):
         descriptor: bool = False,
     ) -> None:
         """Call *procedure* with arguments that are packed; *answer* is told what the others fire with."""
-        problem: errors.GatewayError | None = None
-        if not self.alive:
-            problem = errors.Interrupted(maybe_executed=False)
-        elif len(payload) > _MOST:
-            problem = errors.TooLarge(limit=_MOST)
-        if problem is not None:
-            answer.errback(Failure(problem))
+        if not self.alive or len(payload) > _MOST:
+            lost = errors.Interrupted(maybe_executed=False)
+            answer.errback(Failure(errors.TooLarge(limit=_MOST) if self.alive else lost))
             return
         calls, serial = self._calls, self._serial
         while serial in calls or serial in self._streams:

@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
 from pathlib import Path
 from secrets import token_bytes
 from uuid import UUID
@@ -22,6 +23,8 @@ from gateway import errors
 
 #: Bytes of the key, and of each part of a cookie.
 _KEY, _PART = 32, 16
+#: Cookies that are not made or checked anew each time.
+_KEPT = 16384
 _COOKIE = re.compile(r"[A-Za-z0-9_-]{64}", re.ASCII)
 #: Nothing else may be signed with the key in the same words.
 _LABEL = b"gateway domain cookie 1\0"
@@ -36,10 +39,7 @@ class Cookies:
 
     def make(self, handle_hash: bytes, uuid: str, kind: str = "dom") -> str:
         """The cookie of *uuid* under the handle with that SHA-256; *kind* says what it is of."""
-        body = UUID(uuid).bytes
-        return urlsafe_b64encode(handle_hash[:_PART] + body + self._sign(handle_hash, body, kind)).decode(
-            "ascii"
-        )
+        return _make(self._key, handle_hash, uuid, kind)
 
     def handle_id(self, cookie: str) -> bytes:
         """Which handle *cookie* says it belongs to, for :meth:`Handles.get`; :meth:`check` it then.
@@ -53,18 +53,35 @@ class Cookies:
 
         :raises gateway.errors.NoHandle: it is not one of ours for this handle.
         """
-        data = _bytes(cookie)
-        body = data[_PART : 2 * _PART]
-        good = handle_hash[:_PART] + body + self._sign(handle_hash, body, kind)
-        if not hmac.compare_digest(data, good):
-            raise errors.NoHandle
-        return str(UUID(bytes=body))
-
-    def _sign(self, handle_hash: bytes, body: bytes, kind: str) -> bytes:
-        signed = _LABEL + handle_hash + body + kind.encode("ascii")
-        return hmac.digest(self._key, signed, "sha256")[:_PART]
+        return _check(self._key, handle_hash, cookie, kind)
 
 
+# What somebody uses he uses again and again; those that are no good are not kept.
+
+
+@lru_cache(_KEPT)
+def _make(key: bytes, handle_hash: bytes, uuid: str, kind: str) -> str:
+    body = UUID(uuid).bytes
+    signed = handle_hash[:_PART] + body + _sign(key, handle_hash, body, kind)
+    return urlsafe_b64encode(signed).decode("ascii")
+
+
+@lru_cache(_KEPT)
+def _check(key: bytes, handle_hash: bytes, cookie: str, kind: str) -> str:
+    data = _bytes(cookie)
+    body = data[_PART : 2 * _PART]
+    good = handle_hash[:_PART] + body + _sign(key, handle_hash, body, kind)
+    if not hmac.compare_digest(data, good):
+        raise errors.NoHandle
+    return str(UUID(bytes=body))
+
+
+def _sign(key: bytes, handle_hash: bytes, body: bytes, kind: str) -> bytes:
+    signed = _LABEL + handle_hash + body + kind.encode("ascii")
+    return hmac.digest(key, signed, "sha256")[:_PART]
+
+
+@lru_cache(_KEPT)
 def _bytes(cookie: str) -> bytes:
     if _COOKIE.fullmatch(cookie) is None:
         raise errors.NoHandle

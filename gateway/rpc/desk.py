@@ -6,7 +6,7 @@ something by a ``request_id`` passes the journal; what it gives passes the right
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
 from gateway.core.ticket_news import Trail
-from gateway.core.tickets import Rights
+from gateway.core.tickets import Grant, Rights
 from gateway.rpc import settling
 from gateway.rpc.cookies import Cookies
 from gateway.rpc.handle import Handle
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: What a handle is opened for unless its client says otherwise, in seconds.
 TTL = 86_400.0
+#: Handles of one caller that are not judged anew for each call.
+_KNOWN = 1024
 
 
 @lru_cache(4096)
@@ -56,11 +58,14 @@ class Opened:
     """A handle in the hands of a caller.
 
     :ivar scopes: what limits the calls, one after the other.
+    :ivar grant: what the caller's ticket said; *admin*: whether it was an operator.
     """
 
     handle: Handle
     site: Site
     scopes: tuple[Scope, ...] = field(repr=False)
+    grant: Grant | None = field(repr=False)
+    admin: bool
 
     @property
     def restricted(self) -> bool:
@@ -170,11 +175,25 @@ class Desk:
         return self.cookies.make(opened.handle.hash, uuid, kind)
 
     def _opened(self, caller: Caller, handle: Handle) -> Opened:
+        grant, admin = caller.grant, caller.admin
+        known: Opened | None = caller.known.get(handle.hash)
+        if (
+            known is not None
+            and known.handle is handle
+            and known.site is self.sites.find(handle.target)
+            and known.grant is grant
+            and known.admin == admin
+        ):
+            return known
         site = self.site(caller, handle.target)
         readonly = handle.readonly or site.readonly
         rights = dict.fromkeys((caller.rights, handle.rights or Rights()))
-        policy = None if caller.admin else site.policy
-        return Opened(handle, site, tuple(scope_of(each, readonly, policy) for each in rights))
+        policy = None if admin else site.policy
+        scopes = tuple(scope_of(each, readonly, policy) for each in rights)
+        if len(caller.known) >= _KNOWN:
+            caller.known.clear()
+        made = caller.known[handle.hash] = Opened(handle, site, scopes, grant, admin)
+        return made
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -237,8 +256,8 @@ class Desk:
             return plan.ready
         target, name, arguments = opened.site.target, plan.procedure.name, plan.arguments
 
-        async def ask(late: Callable[[Any], object] | None = None) -> Mapping[str, Any]:
-            return await target.call(
+        def ask(late: Callable[[Any], object] | None = None) -> Coroutine[Any, Any, Mapping[str, Any]]:
+            return target.call(
                 name,
                 arguments,
                 principal=caller.principal,

@@ -30,11 +30,13 @@ class Caller:
     """Somebody who has logged in.
 
     :ivar hold: on its ticket; None for a certificate.
+    :ivar known: what was made for it by those who know whether that is still good.
     """
 
     principal: str
     session: Session = field(repr=False)
     hold: Hold | None = field(repr=False, default=None)
+    known: dict[bytes, Any] = field(factory=dict, init=False, repr=False)
 
     @property
     def admin(self) -> bool:

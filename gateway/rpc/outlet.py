@@ -10,15 +10,18 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
+from gateway.core.batch import BATCH
+
 #: Bytes that are written at once, and that may wait before it counts as full.
 PIECE = 128 * 1024
+#: Bytes that wait for the end of a batch: with more of them the peer had better begin its part.
+_LITTLE = 2048
 
 
 @implementer(IPushProducer)
 class Outlet:
     """Hands bytes to a transport in pieces, as that takes them.
 
-    :ivar held: what is written waits for :meth:`flush`, so that it leaves together.
     :param emptied: called when the transport has taken all it had, before anything else is done about it.
     :param stuck: called when it took nothing for *patience* seconds.
     """
@@ -31,7 +34,6 @@ class Outlet:
         emptied: Callable[[], object],
         stuck: Callable[[], object],
     ) -> None:
-        self.held = False
         self._transport = transport
         self._clock = clock
         self._patience = patience
@@ -39,7 +41,7 @@ class Outlet:
         self._stuck = stuck
         self._queue: deque[bytes] = deque()
         self._queued = 0
-        self._full = self._ending = self._over = False
+        self._full = self._ending = self._over = self._soon = False
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
         transport.registerProducer(self, True)
@@ -65,11 +67,21 @@ class Outlet:
         return waiting
 
     def write(self, data: bytes) -> None:
-        """Send *data* after all that waits."""
+        """Send *data* after all that waits; in a batch what is little leaves with the rest of it."""
         self._queued += len(data)
-        self._queue += (data[at : at + PIECE] for at in range(0, len(data), PIECE))
-        if not self.held:
+        if len(data) > PIECE:
+            self._queue += (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        else:
+            self._queue.append(data)
+        if not BATCH.open or self._queued > _LITTLE:
             self.flush()
+        elif not self._soon:
+            self._soon = True
+            BATCH.later(self._together)
+
+    def _together(self) -> None:
+        self._soon = False
+        self.flush()
 
     def flush(self) -> None:
         """Hand over what waits, until the transport has enough."""

@@ -7,6 +7,7 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,9 +46,9 @@ class Page:
 
     def answer(self, command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> Answer:
         """The answer of *command*: of *rows*, one for each item, as many as one value can hold."""
-        number = fit(command, member, rows)
-        last = number < len(self.items) or self.more
-        return {member: rows[:number], "cursor": self.items[number - 1][self.key] if last and number else ""}
+        page = _list(command, member).page(rows)
+        last = len(page) < len(self.items) or self.more
+        return {member: page, "cursor": self.items[len(page) - 1][self.key] if last and page else ""}
 
 
 @define(eq=False)
@@ -68,6 +69,8 @@ class Seat:
 
     def bound(self, command: type[Command], responder: Responder) -> Responder:
         """What answers *command* on this connection; what has a ``request_id`` can be cancelled by that."""
+        if not command.admin and b"request_id" not in dict(command.arguments):
+            return partial(responder, self)
 
         async def answer(**arguments: Any) -> Answer:
             if command.admin and not self.caller.admin:
@@ -171,7 +174,11 @@ class Seat:
 
 def fit(command: type[Command], member: str, rows: Sequence[Mapping[str, Any]]) -> int:
     """How many of *rows* the *member* of an answer can hold."""
-    return cast(AmpList, dict(command.response)[member.encode("ascii")]).fit(rows)
+    return _list(command, member).fit(rows)
+
+
+def _list(command: type[Command], member: str) -> AmpList:
+    return cast(AmpList, dict(command.response)[member.encode("ascii")])
 
 
 def as_json(value: object) -> str:

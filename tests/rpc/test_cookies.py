@@ -52,6 +52,13 @@ class CookieTests(SynchronousTestCase):
         alike = HANDLE[:ID] + bytes(32 - ID)
         self.assertRaises(errors.NoHandle, self.cookies.check, alike, self.cookie)
 
+    def test_other_kind(self) -> None:
+        """What was good a moment ago for one kind of thing is good for no other."""
+        self.assertEqual(self.cookies.check(HANDLE, self.cookie, "dom"), UUID)
+        for _ in range(2):
+            self.assertRaises(errors.NoHandle, self.cookies.check, HANDLE, self.cookie, "net")
+        self.assertEqual(self.cookies.check(HANDLE, self.cookie, "dom"), UUID)
+
     def test_other_key(self) -> None:
         """Who has another key makes no cookies of ours."""
         self.assertRaises(errors.NoHandle, Cookies(bytes(32)).check, HANDLE, self.cookie)
