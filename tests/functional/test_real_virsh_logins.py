@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from tests.functional.case import PYTEST_ONLY
@@ -45,10 +45,16 @@ class LoginTest(LibvirtCase):
 
     def lists(self, uri: str) -> str:
         """Who is logged in that way may list domains; return the principal of its session."""
+        before = len(self.trail("session.close"))
         self.assertEqual(self.virsh("list", "--uuid", uri=uri).strip(), TEST)
-        closed = self.trail("session.close")[-1]
+        closed = self.closed(before)
         self.assertEqual((closed["kind"], closed["listener"], closed["target"]), ("rpc", "libvirt", "test"))
         return str(closed["principal"])
+
+    def closed(self, before: int) -> dict[str, Any]:
+        """The record of the session that has closed after *before* others."""
+        wait_for(lambda: len(self.trail("session.close")) > before, "the end of the session")
+        return self.trail("session.close")[-1]
 
     def enters_not(self, uri: str, problem: str) -> None:
         """virsh is told *problem*, and nothing was opened."""
@@ -129,10 +135,10 @@ class LoginTest(LibvirtCase):
 
     def test_socket_of_others(self) -> None:
         """Others show one, with the same SASL."""
-        token = self.grant(principal="carol")
+        token, before = self.grant(principal="carol"), len(self.trail("session.close"))
         done = self.as_nobody(self.local(authfile=str(self.login(token))))
         self.assertEqual((done.returncode, done.stdout.strip()), (0, TEST), done.stderr)
-        self.assertEqual(self.trail("session.close")[-1]["principal"], "carol")
+        self.assertEqual(self.closed(before)["principal"], "carol")
         done = self.as_nobody(self.local(authfile=str(self.login("wrong"))))
         self.assertEqual((done.returncode, done.stdout.strip()), (1, ""))
         self.assertIn("authentication failed", done.stderr)
