@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core import dev_pki
+from gateway.ctl import demo_hypervisor
 
 _CONFIG = """\
 # Written by `make run`, once; yours to change.
@@ -54,8 +55,14 @@ listen = tcp:54323:interface=127.0.0.1
 
 [metrics]
 listen = tcp:9464:interface=127.0.0.1
+
+[rpc]
+listen = tcp:16515:interface=127.0.0.1
+
+[target demo]
+uri = {hypervisor}
 """
-_PORTS = (54323, 6100, 54324, 9464)
+_PORTS = (54323, 6100, 54324, 9464, 16515)
 _PUBLIC = "https://localhost:54323"
 #: A virtual machine without a disk: it waits at its firmware, where Escape opens a menu.
 _QEMU = "qemu-system-x86_64"
@@ -140,10 +147,20 @@ def _console_link(port: int) -> str:
     return f"  console     {base}/ui/console#{name}"
 
 
-def _links(directory: Path, console: str) -> str:
+def _hypervisor_line(directory: Path, why: str) -> str:
+    """Say how to ask the hypervisor, or *why* there is none."""
+    if why:
+        return f"  ({why})"
+    if not any(listener["service"] == "rpc" for listener in _status()["listeners"]):
+        return "  (the configuration has no [rpc]: it came later; remove var/gateway.conf for a new one)"
+    control, ca = (os.path.relpath(directory / name) for name in ("run/control.sock", "pki/ca.pem"))
+    return f"  .venv/bin/gatewayctl --control {control} rpc --ca {ca} --target demo list-domains"
+
+
+def _links(directory: Path, console: str, hypervisor: str) -> str:
     """Make an empty image and tickets for it, and say how to use them.
 
-    :param console: what to say of that.
+    :param console: what to say of that, and likewise of the *hypervisor*.
     """
     image = directory / "images" / "demo.raw"
     image.touch()
@@ -173,6 +190,8 @@ def _links(directory: Path, console: str) -> str:
   curl --cacert {ca} -T FILE {_PUBLIC}/images/{ids["upload"]}
   curl --cacert {ca} -o FILE {_PUBLIC}/images/{ids["download"]}
 
+{hypervisor}
+
   look inside: .venv/bin/gatewayctl --control {control} status     metrics: http://localhost:9464/metrics
   Ctrl-C stops it.
 """
@@ -193,7 +212,7 @@ def main(arguments: list[str]) -> int:
     dev_pki.make(directory / "pki")
     config = directory / "gateway.conf"
     if not config.exists():
-        config.write_text(_CONFIG, "utf-8")
+        config.write_text(_CONFIG.format(hypervisor=demo_hypervisor.url_of(directory)), "utf-8")
     twistd = Path(sys.executable).with_name("twistd")
     command = [str(twistd), "--nodaemon", "--pidfile=", "gateway", "--config", str(config)]
     # In a group of its own: one Ctrl-C must reach it once, for the second one cuts transfers.
@@ -201,17 +220,20 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: child.send_signal(number))
     machine, port = _console()
+    hypervisor, why = demo_hypervisor.start(directory)
     try:
         until = time.monotonic() + _START_TIME
         while child.poll() is None and time.monotonic() < until:
             if _is_ready(child.pid):
-                print(_links(directory, _console_link(port)), flush=True)
+                line = _hypervisor_line(directory, why)
+                print(_links(directory, _console_link(port), line), flush=True)
                 break
             time.sleep(0.1)
         return child.wait()
     finally:
         machine.kill()
         machine.wait()
+        demo_hypervisor.stop(hypervisor)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,6 @@ class Talk:
         kinds = [each for each in given if not each.startswith("count=")] or ["*"]
         left = int(counts[-1]) if counts else -1
         seen: int | None = None
-        self._shell.note("watching, until Ctrl-C")
         while True:
             over: Deferred[None] = Deferred()
 
@@ -228,6 +227,8 @@ class Talk:
                         over.callback(None)
 
             subscription = await (await self._host()).subscribe(kinds, happened, from_seq=seen)
+            if seen is None:
+                self._shell.note("watching, until Ctrl-C")
             subscription.ended = over.errback
             seen = subscription.seq
             try:

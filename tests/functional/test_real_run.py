@@ -25,7 +25,7 @@ from tests.functional.peers import HOST, MIB, Gateway, short_directory, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
-PORTS = (54323, 6100, 54324, 9464)
+PORTS = (54323, 6100, 54324, 9464, 16515)
 EX_CONFIG = 78
 
 
@@ -89,6 +89,8 @@ class RunTests(SynchronousTestCase):
         taken = [port for port in PORTS if listens(port)]
         self.assertEqual(taken, [], "something else on this machine listens on the ports of `make run`")
         self.directory = short_directory()
+        # As root, libvirtd is somebody else.
+        self.directory.chmod(0o755)
         self.addCleanup(shutil.rmtree, self.directory)
 
     def test_links_work(self) -> None:
@@ -108,8 +110,8 @@ class RunTests(SynchronousTestCase):
         self.assertIn(b"gateway_", curl(f"http://localhost:{PORTS[3]}/metrics"))
 
         children = run.children()
-        # The gateway, and what has a console.
-        self.assertEqual(len(children), 2)
+        # The gateway, what has a console, and libvirtd.
+        self.assertEqual(len(children), 3)
         asked = time.monotonic()
         self.assertEqual(run.end(), 0)
         self.assertLess(time.monotonic() - asked, 5)
@@ -138,6 +140,24 @@ class RunTests(SynchronousTestCase):
                 children = run.children()
                 self.assertEqual(run.end(), 0)
                 self.assertEqual([child for child in children if Path(f"/proc/{child}").exists()], [])
+
+    def test_hypervisor(self) -> None:
+        """The printed command lists the machines of a libvirtd that ends with us."""
+        need("libvirtd", "apt install libvirt-daemon")
+        run = Demonstration(self.directory)
+        self.addCleanup(run.end)
+        run.wait_until_up()
+        found = re.search(r"^  \S+/gatewayctl (.* list-domains)$", run.out.read_text(), re.MULTILINE)
+        assert found is not None, run.out.read_text()
+        command = [sys.executable, "-m", "gateway.ctl", *found[1].split()]
+        done = subprocess.run(
+            command, cwd=self.directory, capture_output=True, text=True, timeout=20, check=False
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"(?m)^test .* running$")
+        children = run.children()
+        self.assertEqual(run.end(), 0)
+        self.assertEqual([child for child in children if Path(f"/proc/{child}").exists()], [])
 
     def test_again(self) -> None:
         """What an earlier run made is used again: its CA, its configuration, the bytes of its image."""
