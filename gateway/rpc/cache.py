@@ -18,18 +18,6 @@ MOST = 100_000
 _PLAIN = frozenset({str, int, bytes, float, bool, type(None)})
 
 
-def twin(value: Any) -> Any:
-    """A copy of a result that shares nothing that can be changed.
-
-    Three times as quick as :func:`copy.deepcopy`, and as decoding the bytes again.
-    """
-    if type(value) is dict:
-        return {name: part if type(part) in _PLAIN else twin(part) for name, part in value.items()}
-    if type(value) is list:
-        return [part if type(part) in _PLAIN else twin(part) for part in value]
-    return value
-
-
 def weight(value: Any, most: float = inf) -> int:
     """How many values there are in a result; some number above *most* if there are more."""
     if type(value) is dict:
@@ -71,12 +59,11 @@ class Cache(Generic[Flight]):
         return len(self._kept)
 
     def find(self, key: Hashable) -> dict[str, Any] | None:
-        """A copy of the result for *key*, if it is still good."""
+        """The result for *key*, if it is still good; what is in it is shared."""
         kept = self._kept.get(key)
         if kept is None or kept.expires <= self._clock.seconds():
             return None
-        found: dict[str, Any] = twin(kept.values)
-        return found
+        return dict(kept.values)
 
     def flight(self, key: Hashable) -> Flight | None:
         """The call for *key* that is under way."""
@@ -102,7 +89,7 @@ class Cache(Generic[Flight]):
         if self._weight + size > MOST:
             self._empty(all_of_it=False)
         if self._weight + size <= MOST:
-            self._kept[key] = _Kept(twin(values), size, passing, self._clock.seconds() + keep)
+            self._kept[key] = _Kept(dict(values), size, passing, self._clock.seconds() + keep)
             self._weight += size
             self._deadlines.arm(key)
 

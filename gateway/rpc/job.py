@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from gateway.rpc.cache import twin, weight
+from gateway.rpc.cache import weight
 from gateway.rpc.connection import LibvirtConnection
 from gateway.wire.libvirt_schema import Procedure
 
@@ -82,7 +82,7 @@ class Job:
         self._failed(failure, self)
 
     def answered(self, values: Any, clock: IReactorTime) -> None:
-        """Give *values* to all who wait, to each his own; of much, to one in each turn of the reactor."""
+        """Give *values* to all who wait, who share what is in them; much of it to one in each turn."""
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.due = None
@@ -93,7 +93,7 @@ class Job:
                 answer = waiters.pop(0).answer
                 if answer.called:
                     continue  # it was given up meanwhile
-                answer.callback(twin(values) if waiters else values)
+                answer.callback(dict(values) if waiters else values)
                 if turns:
                     break
             if waiters:

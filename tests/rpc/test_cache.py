@@ -4,42 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.rpc.cache import MOST, Cache, twin, weight
-
-_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
-    max_leaves=20,
-)
+from gateway.rpc.cache import MOST, Cache, weight
 
 
-def _changeable(value: Any) -> list[int]:
-    if isinstance(value, dict):
-        return [id(value), *(it for part in value.values() for it in _changeable(part))]
-    if isinstance(value, list):
-        return [id(value), *(it for part in value for it in _changeable(part))]
-    return []
-
-
-class TwinTest(SynchronousTestCase):
-    """Copies."""
-
-    @settings(max_examples=200, deadline=None)
-    @given(_VALUES)
-    def test_shares_nothing(self, value: object) -> None:
-        """A copy is equal, and has no part that changes with the original."""
-        copy = twin(value)
-        self.assertEqual(copy, value)
-        self.assertFalse({*_changeable(copy)} & {*_changeable(value)})
+class WeightTest(SynchronousTestCase):
+    """How much a result is."""
 
     def test_weight(self) -> None:
         """The weight counts every value."""
         self.assertEqual(weight({"a": [1, 2, {"b": 3}], "c": None}), 7)
+
+    def test_much(self) -> None:
+        """Nobody counts on when it is more than was asked for."""
+        self.assertIn(weight({"a": [{"b": 3}] * 10_000}, 100), range(101, 110))
 
 
 class CacheTest(SynchronousTestCase):
@@ -70,14 +50,14 @@ class CacheTest(SynchronousTestCase):
         self.assertEqual(len(self.cache), 0)
 
     def test_own_copies(self) -> None:
-        """Nobody can change what others get: not who asked first, and not who got a copy."""
+        """Members that somebody adds or replaces are his own; what is in them is everybody's."""
         values: dict[str, Any] = {"list": [{"name": "a"}]}
         self.cache.begin("k", "flight")
         self.cache.end("k", "flight", values, 10, False)
-        values["list"][0]["name"] = "changed"
+        values["list"] = []
         found = self.cache.find("k")
         assert found is not None
-        found["list"].clear()
+        del found["list"]
         self.assertEqual(self.cache.find("k"), {"list": [{"name": "a"}]})
         self.cache.stop()
 
