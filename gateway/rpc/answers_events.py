@@ -153,7 +153,7 @@ async def _subscribe(
     hub = opened.site.hub
     with suppress(errors.TargetDown):
         # Who begins at a moment that nobody knows would get everything once more.
-        await hub.settled()
+        await hub.settled(tagged=opened.tagged)
     subscription = hub.subscribe(
         kinds, uuid, from_seq, allowed, lambda event: seat.events.deliver(seat, opened, sub, event)
     )

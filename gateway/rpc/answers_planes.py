@@ -111,7 +111,7 @@ async def _console(planes: Planes, seat: Seat, dom: str, options: str | None) ->
     asked = _Options.read(options, "device", "force", "view", "record")
     opened, subject = seat.domain(dom)
     device, force = asked.get("device", str), asked.get("force", bool, default=False)
-    await opened.site.hub.settled()
+    await opened.site.hub.settled(tagged=opened.tagged)
     _judge(opened, "DOMAIN_OPEN_CONSOLE", {"dom": subject, "dev_name": device, "flags": int(force)})
     url = f"{_place(opened)}/{subject['uuid']}/console" + (f"/{device}" if device else "")
     grant = Grant(
@@ -136,7 +136,7 @@ async def _graphics(planes: Planes, seat: Seat, dom: str, options: str | None) -
     asked = _Options.read(options, "index", "view", "shared", "record", "takeover")
     opened, subject = seat.domain(dom)
     index = asked.get("index", int, default=0)
-    await opened.site.hub.settled()
+    await opened.site.hub.settled(tagged=opened.tagged)
     _judge(opened, "DOMAIN_OPEN_GRAPHICS_FD", {"dom": subject, "idx": index, "flags": 0})
     flags = 0 if opened.site.readonly or opened.handle.readonly else _SECURE
     # Not by the caller's rights: what it may not read is not shown to it either.
@@ -185,7 +185,7 @@ def _screen_url(opened: Opened, uuid: str, index: int, screen: Graphics) -> str:
 async def _screenshot(planes: Planes, seat: Seat, dom: str, options: str | None) -> Answer:
     asked = _Options.read(options, "screen")
     opened, subject = seat.domain(dom)
-    await opened.site.hub.settled()
+    await opened.site.hub.settled(tagged=opened.tagged)
     arguments = {"dom": subject, "screen": asked.get("screen", int, default=0), "flags": 0}
     _judge(opened, "DOMAIN_SCREENSHOT", arguments)
     picture = await planes.screenshots.take(opened.site.target, arguments, seat.caller.principal)

@@ -72,6 +72,11 @@ class Opened:
         """Some domains may not be seen."""
         return any(scope.restricted for scope in self.scopes)
 
+    @property
+    def tagged(self) -> bool:
+        """Some domains may be seen for their tags."""
+        return any(scope.tagged for scope in self.scopes)
+
     def sees(self, dom: Mapping[str, Any]) -> bool:
         """Whether the domain *dom*, whose name is the hypervisor's, may be seen."""
         return all(scope.sees(dom, self.site.hub.names, told=True) for scope in self.scopes)
@@ -225,7 +230,7 @@ class Desk:
         opened.site.hub.start()
         try:
             if opened.restricted:
-                await opened.site.hub.settled()
+                await opened.site.hub.settled(tagged=opened.tagged)
             plans = opened.plans(procedure, arguments)
             results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
             self.learn(opened.site, plans[-1].procedure, arguments, results)

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from gateway.errors import BadArguments, DeadlinePassed, GatewayError, Interrupted, TargetDown
 from gateway.rpc.domain_list import Connection, list_domains, look_at, together
 from gateway.rpc.domain_states import Change, Domain, DomainStates
+from gateway.rpc.domain_tags import DomainNames, DomainTags
 from gateway.rpc.events import RING, Allowed, Deliver, EventLog, Subscription, weigh
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import PROGRAMS, Procedure, procedure
@@ -84,6 +85,9 @@ class EventHub:
         self._clock = clock
         self._kept = kept
         self._states = DomainStates()
+        self._tags = DomainTags(clock)
+        #: Names of the domains as they are now by uuid, and their tags.
+        self.names = DomainNames(self._name_of, self._tags)
         self._log = EventLog(wall, self._states.all, kept=kept)
         self._learned: OrderedDict[str, str] = OrderedDict()
         self._wanted = EVENT_WORDS - _ON_DEMAND
@@ -134,13 +138,18 @@ class EventHub:
             self._run(self._ask(self._connection, more))
         return subscription
 
-    async def settled(self, patience: float = 5.0) -> None:
+    async def settled(self, patience: float = 5.0, *, tagged: bool = False) -> None:
         """Wait until states and names are those of the hypervisor.
 
         :param patience: seconds.
+        :param tagged: tags, too.
         :raises gateway.errors.TargetDown: they are not by then.
         """
         self.start()
+        if tagged and not self._tags.wanted:
+            self._tags.wanted = True
+            if self._connection is not None and self.synced:
+                await self._tags.load(self._connection, [it.uuid for it in self._states.all()])
         if self.synced:
             return
         waiting: Deferred[None] = Deferred()
@@ -158,7 +167,7 @@ class EventHub:
         """What is known of a domain; good as long as :attr:`synced`."""
         return self._states.get(uuid)
 
-    def names(self, uuid: str) -> str | None:
+    def _name_of(self, uuid: str) -> str | None:
         """The name of a domain, as it is now; None when there is none, or nothing is known of it."""
         learned = self._learned.get(uuid)
         if learned is not None:
@@ -242,6 +251,8 @@ class EventHub:
             except GatewayError as error:
                 failure = error.reason
             else:
+                if self._tags.wanted:
+                    await self._tags.load(connection, [it.uuid for it in listed])
                 if self._buffer is buffer:
                     self._made_whole(listed)
                     break
@@ -339,6 +350,7 @@ class EventHub:
         what, fields = told.values[kind.subject], kind.fields(told.values)
         if kind.subject == "dom":
             self._learned.pop(what["uuid"], None)
+            self._look_for_tags(kind, what["uuid"], fields)
         if kind.word == "lifecycle":
             self._tell(self._states.apply(what, fields["event"], fields["detail"]))
             if self._states.doubtful(what["uuid"]) is not None:
@@ -347,6 +359,12 @@ class EventHub:
         if kind.subject == "dom":
             self._tell(self._states.renamed(what))
         self._log.publish(kind.word, kind.subject, what, fields)
+
+    def _look_for_tags(self, kind: EventKind, uuid: str, fields: Mapping[str, Any]) -> None:
+        """Read the tags of a domain again, when they may be others."""
+        defined = kind.word == "lifecycle" and fields["event"] in ("defined", "started")
+        if self._tags.wanted and self._connection and (defined or kind.word == "metadata_change"):
+            self._run(self._tags.read(self._connection, uuid))
 
     def _doubt(self, uuid: str) -> None:
         if uuid not in self._doubted:

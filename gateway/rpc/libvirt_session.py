@@ -228,8 +228,9 @@ class LibvirtSession:
         self._readonly = bool(arguments["flags"] & 1) or site.readonly
         caller.session.target, caller.session.readonly = site.name, self._readonly
         try:
-            if self._scope(caller, site).restricted:
-                await site.hub.settled()
+            scope = self._scope(caller, site)
+            if scope.restricted:
+                await site.hub.settled(tagged=scope.tagged)
             upstream = await site.target.connection(readonly=self._readonly)
         except BaseException:
             self.site = None
@@ -308,7 +309,7 @@ class LibvirtSession:
         scope = self._scope(caller, site)
         if scope.restricted:
             # Names of the past would show what is another's by now.
-            await site.hub.settled()
+            await site.hub.settled(tagged=scope.tagged)
         return scope.check(procedure, arguments, site.hub.names)
 
     def _there(self) -> tuple[Site, Caller]:

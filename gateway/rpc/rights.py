@@ -10,12 +10,14 @@ alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import translate
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gateway import errors
 from gateway.rpc import objects
+from gateway.rpc.domain_tags import PREFIX as TAG
+from gateway.rpc.domain_tags import URI as TAGS_URI
 from gateway.rpc.permissions import OUTRIGHT_WORDS, Demands, demands, number, only_reads
 from gateway.rpc.plan import LIST, MAKERS, OLD_LISTS, RENAME, Plan, absent
 from gateway.rpc.xml_guard import XML, Guard
@@ -25,8 +27,12 @@ from gateway.wire.libvirt_schema import Procedure
 from gateway.wire.safe_xml import Node
 from gateway.wire.ticket_json import Rights
 
-#: The name of a domain by its uuid, as the hypervisor has it; None when that is not known.
-Names = Callable[[str], str | None]
+
+class Names(Protocol):
+    """The name of a domain by its uuid, as the hypervisor has it; None when that is not known."""
+
+    def __call__(self, uuid: str, /) -> str | None: ...
+
 
 #: A ticket that holds this word may define and attach what it likes: it has the host.
 UNCHECKED_XML = "xml:unchecked"
@@ -52,9 +58,18 @@ _EVENT_WORDS = (
     ("SECRET_EVENT_", "secret:getattr"),
 )
 _MONITOR_EVENT = "QEMU_DOMAIN_MONITOR_EVENT"
+_SET_METADATA = "DOMAIN_SET_METADATA"
 _MONITOR = "QEMU_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER"
 _EMULATOR = re.compile(r"/usr/(bin|libexec)/(qemu-system-[a-z0-9_]+|qemu-kvm|kvm)")
 _GLOB = re.compile(r"[*?\[]")
+
+
+@runtime_checkable
+class Tagged(Protocol):
+    """Names that know the tags of domains, too."""
+
+    def tags(self, uuid: str) -> frozenset[str]:
+        """The tags of a domain."""
 
 
 class Scope:
@@ -80,7 +95,14 @@ class Scope:
         self._guard = None if UNCHECKED_XML in self._literal else guard
         self.restricted = "*" not in rights.domains
         self._uuids = {text.lower() for text in rights.domains if objects.is_uuid(text)}
-        self._globs = _one_of([text for text in rights.domains if not objects.is_uuid(text)])
+        self._tags = {text.removeprefix(TAG) for text in rights.domains if text.startswith(TAG)}
+        named = (text for text in rights.domains if not objects.is_uuid(text) and not text.startswith(TAG))
+        self._globs = _one_of(list(named))
+
+    @property
+    def tagged(self) -> bool:
+        """Some domains may be seen for a tag they have."""
+        return bool(self._tags)
 
     def permits(self, word: str) -> bool:
         """Tell whether the ticket holds *word*, such as ``connect:getattr``."""
@@ -98,10 +120,13 @@ class Scope:
         if not self.restricted:
             return True
         uuid = objects.uuid_of(dom)
-        if uuid in self._uuids:
+        if uuid in self._uuids or self._has_tag(uuid, names):
             return True
         name = dom["name"] if told else names(uuid)
         return name is not None and self._globs.fullmatch(name) is not None
+
+    def _has_tag(self, uuid: str, names: Names) -> bool:
+        return bool(self._tags) and isinstance(names, Tagged) and not self._tags.isdisjoint(names.tags(uuid))
 
     def check(self, call: Procedure, arguments: Mapping[str, Any], names: Names) -> Plan:
         """Judge a call.
@@ -145,6 +170,8 @@ class Scope:
         outright = needs.named or (needs.tells_owners and self.restricted)
         if needs.outright_flags and not outright:
             outright = bool(number(arguments, "flags") & needs.outright_flags)
+        if self._guard is not None and call.name == _SET_METADATA and arguments.get("uri") == TAGS_URI:
+            outright = True  # tags decide who may see a domain
         if outright and not named:
             raise errors.Denied(call.name, _first(call, arguments))
 

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from attrs import define, field, frozen
 
 from gateway import errors
+from gateway.rpc.domain_tags import URI as TAGS_URI
 from gateway.rpc.xml_rules import ATTRIBUTES, RULES
 from gateway.wire.safe_xml import Node, parse
 
@@ -135,13 +136,19 @@ _NODES: dict[str, Callable[[Node, Policy], bool]] = {
 }
 
 Value = Callable[[str, Policy], bool]
+#: Elements that say who may see a domain; see :mod:`gateway.rpc.domain_tags`.
+_RESERVED = f"{{{TAGS_URI}}}"
+
+
+def _reserved(node: Node) -> bool:
+    return node.name.startswith(_RESERVED) or any(map(_reserved, node.children))
 
 
 @define
 class Rule:
     """One line of the rules.
 
-    :ivar everything: nothing in it is looked at.
+    :ivar everything: nothing in it is looked at, but whether it sets tags.
     """
 
     attributes: dict[str, Value] = field(factory=dict)
@@ -154,7 +161,7 @@ class Rule:
     def problem(self, node: Node, policy: Policy) -> str | None:
         """What of *node* itself is refused: ``/@attribute`` or empty for all of it; None for nothing."""
         if self.everything:
-            return None
+            return f"/{_RESERVED}" if _reserved(node) else None
         for name in self.required - node.attributes.keys():
             return f"/@{name}"
         for name, value in node.attributes.items():

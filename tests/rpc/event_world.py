@@ -103,6 +103,7 @@ class World:
     """
 
     def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
         self.guests: dict[str, Guest] = {}
         self.link: Link | None = None
         self.lacks: set[str] = set()
@@ -141,6 +142,11 @@ class World:
         if name == "CONNECT_LIST_ALL_DOMAINS":
             doms = [guest.dom for guest in self.guests.values()]
             return {"domains": doms, "ret": len(doms)}
+        if name == "DOMAIN_GET_METADATA":
+            words = self.tags.get(arguments["dom"]["uuid"])
+            if words is None:
+                raise LibvirtError(80, 20, "no metadata")
+            return {"metadata": f"<tags>{words}</tags>"}
         assert name == "DOMAIN_GET_STATE", name
         guest = self.guests.get(arguments["dom"]["uuid"])
         if guest is None:
