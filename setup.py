@@ -71,9 +71,16 @@ setup(
             "userstorage>=0.5",
             "websockify>=0.13",
             "numpy>=1.26",
+            # What calls to hypervisors are compared with; it is built, with gcc and libvirt-dev.
+            "libvirt-python>=9.0",
         ],
     },
-    entry_points={"console_scripts": ["gatewayctl = gateway.ctl:main", "gateway-connect = gateway.ctl.connect:main"]},
+    entry_points={
+        "console_scripts": [
+            "gatewayctl = gateway.ctl:main",
+            "gateway-connect = gateway.ctl.connect:main",
+        ]
+    },
     classifiers=[
         "Framework :: Twisted",
         "Programming Language :: Python :: 3.11",

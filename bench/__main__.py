@@ -75,7 +75,7 @@ def _measure(name: str, options: Options, command: str) -> Section:
     # Whoever is named beside the measure's own peers has no part in it.
     peers = [it for it in measure.peers if it == GATEWAY or not options.peers or it in options.peers]
     load = machine.load()
-    with stage(peers, measure.rate) as running:
+    with stage(peers, measure.rate, hypervisor=measure.hypervisor) as running:
         cases = measure.run(running, options)
     return Section(name, measure.summary, command, load, running.versions, cases)
 
@@ -111,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=_positive, metavar="MIB", help="of each transfer (512; memory: 4096)")
     parser.add_argument(
-        "--connections", type=_positive, metavar="N", help="at once (1; parallel, fairness: 4; idle: 1000)"
+        "--connections",
+        type=_positive,
+        metavar="N",
+        help="at once (1; parallel, fairness: 4; rpc: 16; idle: 1000)",
     )
     parser.add_argument("--seconds", type=float, help="of each run of what lasts a time (2)")
     parser.add_argument(

@@ -16,6 +16,7 @@ from bench.cases import GATEWAY, Case
 from bench.light import Client, Host, Way
 from bench.peers import PEERS
 from bench.peers.base import Backends, Pki, Relay
+from bench.peers.hypervisor import Hypervisor
 from gateway.core import dev_pki
 from tests.functional.peers import MIB, short_directory
 
@@ -49,19 +50,22 @@ class Stage:
 
     :ivar home: a directory, gone afterwards; images of the gateway's store are in ``images``.
     :ivar versions: what was met on it: for each peer its version and its OpenSSL.
+    :ivar hypervisor: its URLs by transport, if there is one.
     """
 
     home: Path
     relays: Sequence[Relay]
     client: Client
     versions: Mapping[str, Mapping[str, str]]
+    hypervisor: Mapping[str, str]
 
 
 @contextmanager
-def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
+def stage(names: Iterable[str], rate: float = 0.0, *, hypervisor: bool = False) -> Iterator[Stage]:
     """An image host and consoles, and before them the relays of these *names*.
 
     :param rate: bytes a second at which the host takes an upload; 0 for as they come.
+    :param hypervisor: there is one as well.
     :raises AssertionError: something went wrong, and what their logs say.
     """
     home = short_directory()
@@ -72,15 +76,21 @@ def stage(names: Iterable[str], rate: float = 0.0) -> Iterator[Stage]:
         host = Host(home, pki.certificate, pki.key, rate)
         ending.callback(host.kill)
         host.start()
+        urls: Mapping[str, str] = {}
+        if hypervisor:
+            daemon = Hypervisor(home)
+            ending.callback(daemon.kill)
+            daemon.start()
+            urls = daemon.urls()
         relays = []
         for name in names:
-            relay = PEERS[name](home, pki, Backends.of(host))
+            relay = PEERS[name](home, pki, Backends.of(host, urls))
             ending.callback(relay.kill)
             relay.start()
             relays.append(relay)
         versions = {it.name: {"version": it.version(), "openssl": it.openssl()} for it in relays}
         try:
-            yield Stage(home, relays, Client(pki.ca), versions)
+            yield Stage(home, relays, Client(pki.ca), versions, urls)
         except AssertionError as error:
             logs = {it.name: it.log()[-2000:] for it in relays} | {host.name: host.log()[-2000:]}
             text = "".join(f"\n== {name}\n{log}" for name, log in logs.items())

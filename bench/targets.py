@@ -23,6 +23,9 @@ _ECHO = (Target("websockify", 0.83, 1.0),)
 _TUNNEL = (Target("squid", 1.0, 2.5),)
 #: At most twice as long, at best 1.2 times.
 _TUNNEL_ECHO = (Target("squid", 0.5, 0.83),)
+#: Twice as many calls, and with all that the endpoint does as many.
+_CALLS = (Target("libvirt-python", 2.0, 3.0),)
+_AMP_CALLS = (Target("libvirt-python", 1.0, 1.5), Target("amp-libvirt-python", 1.0, 2.0))
 #: MiB by which memory may grow.
 _GROWTH = (Target(GATEWAY, 16.0, 4.0),)
 
@@ -52,5 +55,12 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
     "tunnel/echo-1": _TUNNEL_ECHO,
     "tunnel/echo-100": _TUNNEL_ECHO,
     "tunnel/echo-1000": _TUNNEL_ECHO,
+    **{
+        f"rpc/{kind}{what}-{transport}-{callers}": aim
+        for kind, aim in (("", _CALLS), ("amp-", _AMP_CALLS))
+        for what in ("info", "list")
+        for transport in ("unix", "tls")
+        for callers in ("one", "many")
+    },
     "fairness/p99": (Target(GATEWAY, None, 20.0),),
 }

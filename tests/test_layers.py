@@ -8,6 +8,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from gateway.rpc import arguments
+from gateway.rpc.commands import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 #: From the lowest; a layer may import itself and those below. Packages of one layer are strangers.
 LAYERS = (
@@ -22,6 +25,11 @@ LAYERS = (
 CTL_MAY = {"errors", "wire", "core", "ctl", "_version"}
 CLIENT = {f"gateway.rpc.{name}" for name in ("client", "commands", "command", "arguments")} | {"gateway.rpc"}
 BANNED_NAMES = {"optionsForClientTLS", "eval", "exec", "pickle", "marshal"}
+#: What makes objects, or code, of bytes: nobody who sends some shall say what they become.
+DESERIALIZERS = {"copyreg", "dill", "jsonpickle", "marshal", "pickle", "ruamel", "shelve", "xmlrpc", "yaml"}
+MAKERS_OF_CODE = {"eval", "exec", "compile", "__import__"}
+#: Kinds of AMP arguments that open files, or bring them.
+AMP_FILES = {"Path", "Descriptor"}
 BANNED_CALLS = {("time", "time"), ("os", "system")}
 
 
@@ -107,6 +115,36 @@ class LayersTest(SynchronousTestCase):
                 elif isinstance(node, ast.Import | ast.ImportFrom):
                     for alias in node.names:
                         self.assertNotIn(alias.name, BANNED_NAMES, where)
+
+    def test_no_code_from_bytes(self) -> None:
+        """Nothing that arrives becomes an object of its own choice, code, or a file: JSON and XDR only."""
+        for _, path, tree in _modules():
+            where = str(path.relative_to(ROOT))
+            imported = {name.partition(".")[0] for name in _imports(tree)}
+            self.assertFalse(imported & DESERIALIZERS, where)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    self.assertNotIn(node.func.id, MAKERS_OF_CODE, where)
+                elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    if node.value.id == "amp":
+                        self.assertNotIn(node.attr, AMP_FILES, where)
+                elif isinstance(node, ast.ImportFrom) and node.module == "twisted.protocols.amp":
+                    self.assertFalse({alias.name for alias in node.names} & (AMP_FILES | {"*"}), where)
+
+    def test_no_files_in_commands(self) -> None:
+        """Arguments of commands are of our own strict types, all the way down."""
+        for command in COMMANDS.values():
+            for _, it in (*command.arguments, *command.response):
+                self._ours(command.__name__, it)
+
+    def _ours(self, where: str, it: object) -> None:
+        self.assertIsInstance(it, arguments.Argument, where)
+        self.assertEqual(type(it).__module__, arguments.__name__, where)
+        if isinstance(it, arguments.ListOf):
+            self._ours(where, it.element)
+        elif isinstance(it, arguments.AmpList):
+            for _, inner in it.fields.values():
+                self._ours(where, inner)
 
     def test_size(self) -> None:
         """A module is about one thing, which rarely takes more than 400 lines."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from attrs import frozen
 
 from bench.cases import Case
-from bench.measures import connections, consoles, fairness, idle, images, memory, ranges, store, tunnel
+from bench.measures import connections, consoles, fairness, idle, images, memory, ranges, rpc, store, tunnel
 from bench.stage import Options, Stage
 
 RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
+CALLERS = ("gateway", "connection", "libvirt-python", "amp-libvirt-python")
 BRIDGES = ("gateway", "websockify", "autobahn")
 
 
@@ -21,12 +22,14 @@ class Measure:
     :ivar summary: a heading.
     :ivar peers: who takes part when nobody says otherwise.
     :ivar rate: bytes a second at which the image host takes an upload; 0 for as they come.
+    :ivar hypervisor: it needs one.
     """
 
     summary: str
     run: Callable[[Stage, Options], list[Case]]
     peers: tuple[str, ...] = RELAYS
     rate: float = 0.0
+    hypervisor: bool = False
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -38,6 +41,7 @@ MEASURES: Mapping[str, Measure] = {
     "fairness": Measure("Small requests beside large uploads", fairness.measure),
     "consoles": Measure("Consoles by websocket", consoles.measure, BRIDGES),
     "tunnel": Measure("Tunnels by CONNECT", tunnel.measure, ("gateway", "squid", "haproxy")),
+    "rpc": Measure("Calls to a hypervisor", rpc.measure, CALLERS, hypervisor=True),
     "memory": Measure("Memory with one slow side", memory.measure, rate=memory.RATE),
     "idle": Measure("Memory of an idle connection", idle.measure, ("gateway", "nginx", "haproxy", "squid")),
 }

@@ -35,16 +35,18 @@ class Backends:
 
     :ivar tls: port; ``tcp`` too, ``unix`` is a path.
     :ivar consoles: ports, by what the console there does; see :mod:`bench.light`.
+    :ivar hypervisor: URLs by transport; none where it is not wanted.
     """
 
     tls: int
     tcp: int
     unix: Path
     consoles: Mapping[str, int]
+    hypervisor: Mapping[str, str]
 
     @classmethod
-    def of(cls, host: Host) -> Backends:
-        return cls(host.tls, host.tcp, host.unix, host.consoles)
+    def of(cls, host: Host, hypervisor: Mapping[str, str]) -> Backends:
+        return cls(host.tls, host.tcp, host.unix, host.consoles, hypervisor)
 
     def urls(self, image: str) -> dict[str, str]:
         """The url of a ticket, by the kind of way."""
@@ -74,6 +76,13 @@ def console_ticket(name: str, url: str) -> dict[str, object]:
 def tunnel_ticket(name: str, url: str) -> dict[str, object]:
     """A ticket for tunnels to *url*."""
     return {"uuid": name, "kind": "tunnel", "url": url, "timeout": 86400, "ops": ["connect"]}
+
+
+def rpc_ticket(name: str) -> dict[str, object]:
+    """A ticket for calls to every hypervisor."""
+    rights = {"allow": ["*"], "domains": ["*"]}
+    grants: dict[str, object] = {"ops": ["call"], "targets": ["*"], "rights": rights}
+    return {"uuid": name, "kind": "rpc", "principal": "bench", "timeout": 86400, **grants}
 
 
 #: How a client asks for a tunnel, and which console is at its end: ``https:echo`` is asked for over TLS.

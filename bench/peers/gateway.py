@@ -8,13 +8,28 @@ from OpenSSL import SSL
 
 from bench import machine
 from bench.light import CONSOLES, Way
-from bench.peers.base import CLIENTS, TUNNELS, Backends, Pki, console_ticket, relay_ticket, tunnel_ticket
+from bench.peers.base import (
+    CLIENTS,
+    TUNNELS,
+    Backends,
+    Pki,
+    console_ticket,
+    relay_ticket,
+    rpc_ticket,
+    tunnel_ticket,
+)
 from gateway import __version__
 from tests.functional.peers import HOST, Gateway, free_port
 
 
 class Ours(Gateway):
-    """The gateway, with a ticket for each client and kind of way."""
+    """The gateway, with a ticket for each client and kind of way.
+
+    :ivar rpc_port: of the AMP endpoint, where there is a hypervisor.
+    """
+
+    #: The id of a ticket for the endpoint.
+    RPC = "bench-rpc-0000000000000000"
 
     def __init__(self, directory: Path, pki: Pki, backends: Backends) -> None:
         self._consoles = free_port()
@@ -26,6 +41,11 @@ class Ours(Gateway):
                 "tls_listen": f"tcp:{self._tunnels['https']}:interface={HOST}",
             },
         }
+        self.rpc_port = free_port()
+        if backends.hypervisor:
+            sections["rpc"] = {"listen": f"tcp:{self.rpc_port}:interface={HOST}"}
+        for transport, url in backends.hypervisor.items():
+            sections[f"target {transport}"] = {"uri": url}
         super().__init__(directory, sections)
         self._backends = backends
         self._ways: dict[tuple[str, int], Way] = {}
@@ -37,6 +57,8 @@ class Ours(Gateway):
                 name = f"{kind}-{client}"
                 self.put(relay_ticket(name, url))
                 self._ways[kind, number] = Way(self.port, f"/images/{name}")
+        if self._backends.hypervisor:
+            self.put(rpc_ticket(self.RPC))
 
     def way(self, kind: str, client: int = 0) -> Way | None:
         if kind in CONSOLES and (kind, client) not in self._ways:

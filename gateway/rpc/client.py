@@ -41,7 +41,7 @@ from gateway.rpc import client_records as records
 from gateway.rpc import commands
 from gateway.rpc.client_events import Event, Events, Subscription
 from gateway.rpc.client_host import Host
-from gateway.rpc.client_link import FIRST, PORT, Address, Link, Session
+from gateway.rpc.client_link import FIRST, FURTHEST, PORT, Address, Link, Session
 from gateway.rpc.client_objects import Domain, Network, Pool, as_json, read_json
 from gateway.rpc.command import Command
 
@@ -60,6 +60,7 @@ async def connect(
     reconnect: bool = False,
     timeout: float = 10.0,
     pause: float = FIRST,
+    longest: float = FURTHEST,
 ) -> Gateway:
     """Connect to a gateway over TLS, and log in.
 
@@ -68,11 +69,11 @@ async def connect(
     :param token: a signed token, or the id of a ticket; something callable is asked for a fresh one before
         each login. Empty to log in by *certificate* alone.
     :param certificate: a PEM file with our own, and its *key*.
-    :param reconnect: whether a lost connection is made again, with growing pauses of up to 45 seconds.
-        Meanwhile calls wait, subscriptions go on afterwards, and what only reads or has a ``request_id``
-        is asked again.
+    :param reconnect: whether a lost connection is made again, with growing pauses. Meanwhile calls wait,
+        subscriptions go on afterwards, and what only reads or has a ``request_id`` is asked again.
     :param timeout: seconds for TCP and TLS, and for the login.
-    :param pause: seconds until a connection is made again, more or less, for the first time.
+    :param pause: seconds until a connection is made again, more or less, for the first time; each one takes
+        twice as long, up to *longest*, and half of that.
     :raises gateway.errors.UpstreamFailed: the gateway is out of reach, or cannot prove itself.
     :raises gateway.errors.UpstreamTimeout: it does not answer.
     :raises gateway.errors.Unauthenticated: the token is no good.
@@ -86,6 +87,7 @@ async def connect(
         [(commands.Event, events.event)],
         again=reconnect,
         pause=pause,
+        longest=longest,
     )
     events.link = link
     link.renewed = events.renew

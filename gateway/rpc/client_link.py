@@ -95,7 +95,8 @@ class Link:
     :ivar ended: told once when there will be no new connection, with the reason.
     :param token: asked for a token, or the id of a ticket, before each login.
     :param again: whether a lost connection is made again.
-    :param pause: seconds until the first new attempt, more or less; each one takes twice as long.
+    :param pause: seconds until the first new attempt, more or less; each one takes twice as long, up to
+        *longest*.
     :param responders: what the gateway may ask, by command.
     """
 
@@ -110,6 +111,7 @@ class Link:
         *,
         again: bool = False,
         pause: float = FIRST,
+        longest: float = FURTHEST,
         jitter: Callable[[], float] = _random.random,
     ) -> None:
         self.session = Session("", "", datetime.min, ())
@@ -121,6 +123,7 @@ class Link:
         self._table = table(*responders)
         self._again = again
         self._pause = pause
+        self._longest = longest
         self._jitter = jitter
         self._side: _Side | None = None
         self._making: Deferred[None] | None = None
@@ -268,7 +271,7 @@ class Link:
         while True:
             # Not all of those who were cut at once come back at once.
             await deferLater(self._reactor, delay * (0.5 + self._jitter()))
-            delay = min(2 * delay, FURTHEST)
+            delay = min(2 * delay, self._longest)
             try:
                 side = await self._make()
             except (errors.Unauthorized, errors.Forbidden) as refusal:

@@ -54,22 +54,14 @@ class Offspring:
         if parent is not None:
             seconds = min(seconds, parent.deadline - self.clock.seconds())
         made = evolve(grant, uuid=uuid, principal=caller.principal, timeout=max(1, round(seconds)))
-        self._check(caller)
         ticket = await self.registry.add(made, issuer="rpc")
         if parent is not None:
             self._children.setdefault(parent.id_hash, {})[ticket.id_hash] = uuid
             self._parents[ticket.id_hash] = parent.id_hash
-        try:
-            self._check(caller)
-        except errors.Expired:
-            self._revoke(uuid)
-            raise
-        return uuid, made.timeout
-
-    @staticmethod
-    def _check(caller: Caller) -> None:
         if caller.session.closed:
+            self._revoke(uuid)
             raise errors.Expired
+        return uuid, made.timeout
 
     def _told(self, word: str, ticket: Ticket) -> None:
         if word == "renewed":

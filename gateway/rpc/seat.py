@@ -182,8 +182,9 @@ def _list(command: type[Command], member: str) -> AmpList:
 
 
 def as_json(value: object) -> str:
-    """JSON of what a hypervisor says, bytes in base64."""
-    return json.dumps(value, default=lambda it: base64.b64encode(it).decode("ascii"))
+    """JSON of what a hypervisor says: bytes in base64, and marks in the places of what is no UTF-8."""
+    text = json.dumps(value, default=lambda it: base64.b64encode(it).decode("ascii"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def one_of(**given: Any) -> tuple[str, Any]:

@@ -144,7 +144,7 @@ class Target:
         readonly: bool = False,
         late: Callable[[Any], object] | None = None,
     ) -> dict[str, Any]:
-        """Call the procedure *name*; return its results, which others may have, too: change nothing in them.
+        """Call the procedure *name*; return its results; others have what is in them, too.
 
         :param principal: who wants it; they take turns.
         :param deadline: seconds to wait; by default what calls of its class may take.

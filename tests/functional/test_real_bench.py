@@ -72,6 +72,18 @@ class BenchTests(SynchronousTestCase):
         for name in ("tunnel/get", "tunnel/put"):
             self.assertGreater(found[name]["squid"]["ratio"]["median"], RATIO, name)
 
+    def test_calls(self) -> None:
+        """All peers call a hypervisor, by AMP too; ours are not absurdly dear."""
+        found = measure("rpc", "--runs", "1", "--seconds", "0.1", "--case", "info-unix-many")
+        self.assertEqual(len(found), 2)
+        for name, peers in found.items():
+            by_amp = "amp" in name
+            beside = "amp-libvirt-python" if by_amp else "connection"
+            self.assertEqual(set(peers), {"gateway", "libvirt-python", beside}, name)
+            other = peers[beside if by_amp else "libvirt-python"]
+            ratio = other["cpu_us_each"]["median"] / peers["gateway"]["cpu_us_each"]["median"]
+            self.assertGreater(ratio, RATIO, name)
+
     def test_others(self) -> None:
         """The other measures find a figure for whoever takes part."""
         short = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,24 @@ class ShellTests(GatewayCase):
         self.assertIn("watch lifecycle", history.read_text())
         self.assertNotIn("secret", history.read_text())
         self.assertEqual(self.alive(), before)
+
+    def test_example(self) -> None:
+        """The program in the manual of the client library does what it says."""
+        text = (Path(__file__).parents[2] / "docs" / "rpc.md").read_text("utf-8")
+        (program,) = re.findall(r"(?s)```python\n(.*?)```", text)
+        token = "example-of-a-ticket-4444"
+        ticket = {"uuid": token, "kind": "rpc", "timeout": 60, "ops": ["call"], "targets": ["test"]}
+        self.gateway.put({**ticket, "rights": {"allow": ["read"], "domains": ["*"]}})
+        place = ("localhost", str(self.rpc), str(self.gateway.ca), token, "test")
+        command = [sys.executable, "-c", program, *place]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        assert process.stdout is not None
+        self.assertIn("'test': 'running'", process.stdout.readline())
+        self.ask("-t", "test", script="suspend test\nresume test")
+        self.assertIn("test suspended", process.stdout.readline())
+        self.assertIn("test resumed", process.stdout.readline())
 
     def test_restart(self) -> None:
         """A shell lives on over a restart of the gateway, which has forgotten its ticket."""

@@ -77,6 +77,7 @@ class FakePeer:
     :ivar streamed: what arrived of streams.
     :ivar reading: what it says is taken.
     :ivar producer: who is told when the daemon takes nothing.
+    :ivar chokes: whatever is written is the last that it takes.
     """
 
     daemon: FakeLibvirtd
@@ -88,6 +89,7 @@ class FakePeer:
     lost: bool = False
     reading: bool = True
     producer: Any = None
+    chokes: bool = False
     _reader: MessageReader = field(factory=MessageReader)
 
     def lose(self, reason: type[Exception] = ConnectionLost) -> None:
@@ -109,6 +111,8 @@ class FakePeer:
         for message in self._reader.feed(data):
             if not self.lost:
                 self._take(message)
+        if self.chokes and self.producer is not None:
+            self.producer.pauseProducing()
 
     def loseConnection(self) -> None:
         self.daemon.clock.callLater(0, self.lose, ConnectionDone)

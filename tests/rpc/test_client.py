@@ -262,6 +262,22 @@ class LostTests(ClientCase):
         self.assertEqual(self.endpoint.logins, 1)
 
     @run
+    async def test_pauses(self) -> None:
+        """Pauses between new attempts grow no longer than one wants."""
+        from twisted.internet.protocol import Factory
+
+        attempts: list[object] = []
+        gateway = await self.gateway(reconnect=True, longest=0.04)
+        await self.endpoint.stop()
+        closed = Factory()
+        closed.buildProtocol = attempts.append  # type: ignore[method-assign, assignment]
+        port = self.reactor.listenTCP(self.endpoint.number, closed, interface="127.0.0.1")
+        # Twice as long each time, it would be seven in two seconds.
+        await self.until(lambda: len(attempts) > 10)
+        await port.stopListening()
+        gateway.close()
+
+    @run
     async def test_again(self) -> None:
         """A lost connection is made again, with a fresh token; calls wait for it, reads are asked again."""
         tokens: list[int] = []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from gateway import errors
 from gateway.rpc import libvirt_session
 from gateway.rpc.libvirt_door import Port
+from gateway.rpc.login import Caller
 from gateway.rpc.permissions import demands
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message, Status, Type
@@ -99,6 +102,23 @@ class LoginTests(LibvirtStage):
                 self.clock.advance(0)
             client.leave()
         self.assertEqual(self.daemon.live, [])
+        self.assertEqual(self.sessions.list(), ())
+
+    def test_left_too_late(self) -> None:
+        """A login that cannot be stopped any more when the client leaves is undone."""
+        logins = self.door.logins
+        slow: Deferred[None] = Deferred(lambda it: it.callback(None))
+
+        class Slow:
+            async def token(self, *given: Any) -> Caller:
+                await slow
+                return await logins.token(*given)
+
+        self.door.logins = Slow()  # type: ignore[assignment]
+        client = self.client()
+        client.say(client.message("AUTH_SASL_START", **plain(TOKEN)))
+        client.leave()
+        self.assertTrue(slow.called)
         self.assertEqual(self.sessions.list(), ())
 
     def test_ended(self) -> None:

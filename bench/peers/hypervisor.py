@@ -1,0 +1,93 @@
+"""The hypervisor that everybody calls: libvirtd's own test driver, with guests that only seem to run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from OpenSSL import SSL
+
+from bench import machine
+from bench.callers import GUESTS, Caller
+from bench.peers.base import Backends, Pki, Program
+from bench.peers.nginx import accepts
+from gateway import __version__
+from tests.functional.libvirt_daemon import Libvirtd
+from tests.functional.processes import free_port
+
+_GUEST = (
+    "<domain type='test'><name>guest{number}</name><uuid>{uuid}</uuid>"
+    "<memory>65536</memory><os><type>hvm</type></os></domain>"
+)
+
+
+class Hypervisor(Libvirtd):
+    """A libvirtd; each connection to it has guests of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        guests = [_GUEST.format(number=number, uuid=uuid.UUID(int=number + 1)) for number in range(GUESTS)]
+        self._guests = self.home / "node.xml"
+        self._guests.write_text(f"<node>{''.join(guests)}</node>")
+        self._guests.chmod(0o644)
+
+    def urls(self) -> Mapping[str, str]:
+        """By transport."""
+        return {
+            transport: self.url("test", transport).replace("/default", str(self._guests))
+            for transport in ("unix", "tls")
+        }
+
+
+def libvirt_python(directory: Path, pki: Pki, backends: Backends) -> Caller:
+    """libvirt-python in the threads of Twisted."""
+    urls = json.dumps(backends.hypervisor)
+    return Caller(directory, "libvirt-python", "threads", urls, version=_libvirt, openssl=_gnutls)
+
+
+def connection(directory: Path, pki: Pki, backends: Backends) -> Caller:
+    """One of our connections, and nothing around it."""
+    urls = json.dumps(backends.hypervisor)
+    return Caller(directory, "connection", "native", "connection", urls, version=_ours, openssl=_openssl)
+
+
+class Stock(Program):
+    """The same behind AMP: Twisted's, over TLS; see :mod:`bench.callers.stock`."""
+
+    name = "amp-libvirt-python"
+
+    def __init__(self, directory: Path, pki: Pki, backends: Backends) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self._command = [sys.executable, "-m", "bench.callers.stock", "serve", str(self.port)]
+        self._command += [str(pki.certificate), str(pki.key), json.dumps(backends.hypervisor)]
+
+    def start(self) -> None:
+        self.spawn(self._command, lambda: accepts(self.port))
+
+    def version(self) -> str:
+        return f"Twisted {importlib.metadata.version('Twisted')}"
+
+    def openssl(self) -> str:
+        return _openssl()
+
+
+def _openssl() -> str:
+    return machine.short(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii"))
+
+
+def _gnutls() -> str:
+    return "none, but GnuTLS"
+
+
+def _ours() -> str:
+    return __version__
+
+
+def _libvirt() -> str:
+    library = machine.said("pkg-config", "--modversion", "libvirt").strip()
+    return f"{importlib.metadata.version('libvirt-python')}, libvirt {library}"
