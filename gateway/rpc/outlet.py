@@ -15,7 +15,7 @@ from gateway.core.batch import BATCH
 #: Bytes that are written at once, and that may wait before it counts as full.
 PIECE = 128 * 1024
 #: Bytes that wait for the end of a batch: with more of them the peer had better begin its part.
-_LITTLE = 2048
+_LITTLE = 8192
 
 
 @implementer(IPushProducer)

@@ -8,6 +8,7 @@ ends a box.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from struct import Struct
 
 from attrs import define, field
@@ -38,16 +39,25 @@ class BoxTooLarge(BoxError):
         self.tag = tag
 
 
+@lru_cache(4096)
+def _head(key: bytes) -> bytes:
+    """A key with its length before it; there are few of them."""
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise ValueError(f"{key[:64]!r} does not fit into a box")
+    return _length(len(key)) + key
+
+
 def pack(box: Mapping[bytes, bytes]) -> bytes:
     """*box* as it is sent, the keys in order.
 
     :raises ValueError: it has no pair, or a key or value of no possible length.
     """
     parts: list[bytes] = []
-    for key, value in sorted(box.items()):
-        if not 0 < len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
+    for key in sorted(box):
+        value = box[key]
+        if len(value) > LONGEST_VALUE:
             raise ValueError(f"{key[:64]!r} does not fit into a box")
-        parts += (_length(len(key)), key, _length(len(value)), value)
+        parts += (_head(key), _length(len(value)), value)
     if not parts:
         raise ValueError("a box has to hold something")
     parts.append(b"\0\0")
