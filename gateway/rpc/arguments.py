@@ -218,7 +218,7 @@ class AmpList(Argument):
     def toString(self, inObject: Sequence[Mapping[str, Any]]) -> bytes:
         data = b"".join(inObject.packed if isinstance(inObject, Rows) else map(self._record, inObject))
         if len(data) > LONGEST_VALUE:
-            raise ValueError("a list is too long; see fit")
+            raise errors.TooLarge("There are too many for one answer", limit=LONGEST_VALUE)
         return data
 
     def _record(self, record: Mapping[str, Any]) -> bytes:

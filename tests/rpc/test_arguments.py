@@ -110,7 +110,7 @@ class StrictTests(SynchronousTestCase):
         records = [{"a": "x" * 1000}] * 200
         count = ours.fit(records)
         self.assertLess(len(ours.toString(records[:count])), 65536)
-        self.assertRaises(ValueError, ours.toString, records[: count + 1])
+        self.assertRaises(errors.TooLarge, ours.toString, records[: count + 1])
         self.assertEqual([ours.fit(records, 7), ours.fit([]), ours.fit(records[:3])], [7, 0, 3])
 
     def test_length(self) -> None:
