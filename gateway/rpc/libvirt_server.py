@@ -152,14 +152,13 @@ class LibvirtServer(protocol.Protocol):
         self._weight -= len(call.payload)
         self._work()
 
-    def close(self, reason: str) -> None:
-        """Send what waits, and hang up."""
+    def close(self, reason: str, linger: float = LINGER) -> None:
+        """Send what waits, and hang up; who does not take it in *linger* seconds is cut off."""
         if not self._reason:
             self._reason = reason
             self.outbox.finish()
             transport: Any = self.transport
-            # Who does not take what was written is not waited for.
-            self._cut_in(LINGER)
+            self._cut_in(linger)
             transport.resumeProducing()
             transport.loseConnection()
 

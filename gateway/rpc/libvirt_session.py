@@ -37,6 +37,8 @@ from gateway.wire.xdr import XdrError
 if TYPE_CHECKING:
     from gateway.rpc.libvirt_door import LibvirtDoor
 
+#: Seconds that the last words to a client may take.
+_FAREWELL = 0.02
 #: Calls of one client at a time on the way to its hypervisor, which takes five messages.
 _TOGETHER = 4
 #: Registrations for events that one client may have, for libvirtd keeps all of them; what adds one, and what
@@ -190,6 +192,12 @@ class LibvirtSession:
 
     def gone(self, reason: str) -> None:
         """The client is gone: so is everything that it had."""
+        self._cut(reason)
+        self._login.leave(reason)
+        self._door.left(self._server)
+
+    def _cut(self, reason: str) -> None:
+        """End all that goes to the hypervisor."""
         self._gone = True
         for work in list(self._working.values()):
             work.cancel()
@@ -198,13 +206,20 @@ class LibvirtSession:
         if self._upstream is not None:
             self._upstream.lost = lambda word: None
             self._upstream.close()
-        self._login.leave(reason)
-        self._door.left(self._server)
 
     def _ended(self, word: str) -> None:
-        """The ticket has ended, or an operator ends the session."""
-        self._gone = True
-        self._server.abort(word)
+        """The ticket has ended, or an operator ends the session.
+
+        Who has a stream is told: virsh would go on to show a console that is not there any more.
+        """
+        streams = list(self._streams.values())
+        for stream in streams:
+            stream.refuse(refusal(78, f"operation aborted: the gateway has ended this session: {word}"))
+        if streams:
+            self._server.close(word, _FAREWELL)
+        else:
+            self._server.abort(word)
+        self._cut(word)
 
     # -- the connection to the hypervisor --------------------------------------------------
 

@@ -133,8 +133,7 @@ class ServedStream:
         if not isinstance(error, errors.GatewayError):
             self._server.abort("stream")
             return
-        self._end(error.reason)
-        self._server.stream_message(self._call, Type.STREAM, Status.ERROR, pack_error(self._told(error)))
+        self.refuse(self._told(error), error.reason)
 
     def _fits(self, length: int) -> bool:
         """Count *length* bytes; the stream ends when they are too many."""
@@ -143,6 +142,12 @@ class ServedStream:
             return True
         self._failed(Failure(errors.TooLarge(limit=self._limit)))
         return False
+
+    def refuse(self, error: LibvirtError, reason: str = "ended") -> None:
+        """End it with an *error* that the client is told."""
+        if not self._ended:
+            self._end(reason)
+            self._server.stream_message(self._call, Type.STREAM, Status.ERROR, pack_error(error))
 
     def stop(self, reason: str) -> None:
         """The client is gone, or has to go."""

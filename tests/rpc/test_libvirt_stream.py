@@ -119,6 +119,21 @@ class DownloadTests(StreamCase):
         self.assertEqual(self.heard(), [(*_END, b"")])
         self.assertTrue(self.peer.lost)
 
+    def test_ended(self) -> None:
+        """When the ticket ends the hypervisor is left at once; the client hears why, and is soon cut off."""
+        self.open("STORAGE_VOL_DOWNLOAD", **DATA)
+        self.revoke()
+        self.turn()
+        self.assertTrue(self.peer.lost)
+        self.assertEqual((self.made.wire.disconnecting, self.made.wire.aborted), (True, False))
+        self.tell(b"ab")
+        self.clock.advance(0.02)
+        self.assertTrue(self.made.wire.aborted)
+        ((kind, status, payload),) = self.heard()
+        self.assertEqual((kind, status), (Type.STREAM, Status.ERROR))
+        self.assertIn("revoked", read_error(payload).text)
+        self.assertEqual(self.daemon.live, [])
+
     def test_slow(self) -> None:
         """While the client does not read, the hypervisor is not read either; nothing else is dealt with."""
         self.open("STORAGE_VOL_DOWNLOAD", **DATA)
