@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -143,16 +143,18 @@ class Libvirtd(Peer):
             self._end_guests()
 
     def _end_guests(self) -> None:
-        for guest in self.guests():
+        for guest in [*self.guests(), *self._probes()]:
             with suppress(ProcessLookupError):
                 os.kill(guest, signal.SIGKILL)
-        wait_for(lambda: not self.guests(), "the end of all guests")
+        wait_for(lambda: not self.guests() and not self._probes(), "the end of all guests")
 
     def guests(self) -> Sequence[int]:
         """Process ids of the QEMU guests that run."""
-        files = (self._runtime / "libvirt" / "qemu" / "run").glob("*.pid")
-        pids = [int(text) for text in (it.read_text().strip() for it in files) if text.isdigit()]
-        return [pid for pid in pids if _is_guest(pid)]
+        return _pids((self._runtime / "libvirt" / "qemu" / "run").glob("*.pid"))
+
+    def _probes(self) -> Sequence[int]:
+        """Those that it asked what QEMU can do; a daemon that is killed leaves them behind."""
+        return _pids((self.home / "xdg" / ".config" / "libvirt" / "qemu" / "lib").glob("qmp-*/qmp.pid"))
 
     # What it is told.
 
@@ -264,6 +266,15 @@ def _unprivileged() -> Sequence[str]:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
+
+
+def _pids(files: Iterable[Path]) -> Sequence[int]:
+    """The processes that run, of those whose ids are in *files*."""
+    texts = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            texts.append(file.read_text().strip())
+    return [int(text) for text in texts if text.isdigit() and _is_guest(int(text))]
 
 
 def _is_guest(pid: int) -> bool:
