@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     FileBodyProducer,
+    RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
@@ -29,7 +30,10 @@ from gateway.ctl.display import size
 from gateway.ctl.progress import Meter, ProgressLine
 from gateway.ctl.shell import Failed, Shell
 
-_BROKEN = (ConnectError, DNSLookupError, ConnectionClosed, ResponseFailed, RequestTransmissionFailed)
+_BROKEN = (
+    *(ConnectError, DNSLookupError, ConnectionClosed),
+    *(ResponseFailed, RequestTransmissionFailed, RequestGenerationFailed),
+)
 #: Bytes of an error that are read.
 _LONGEST = 4096
 
@@ -67,21 +71,29 @@ async def send(shell: Shell, ca: Path, url: str, path: str) -> None:
 
 
 async def fetch(shell: Shell, ca: Path, url: str, path: str) -> None:
-    """Download to *path*; an incomplete file is removed.
+    """Download to *path*, where nothing changes before all is there.
 
     :raises Failed:
     """
-    response = await _request(shell, ca, "GET", url, None)
-    await _judged(response, whole=False)
-    total = response.length if isinstance(response.length, int) else 0
-    file = _open(path, "wb")
+    is_file = os.path.isfile(path) or not os.path.exists(path)
+    part = f"{path}.part" if is_file else path
+    file = _open(part, "wb")
     try:
         with file:
-            await _watched(shell, total, file.tell, _body(response, file.write))
-            moved = file.tell()
+            response = await _request(shell, ca, "GET", url, None)
+            await _judged(response, whole=False)
+            total, moved = response.length if isinstance(response.length, int) else 0, 0
+
+            def take(data: bytes) -> None:
+                nonlocal moved
+                moved += file.write(data)
+
+            await _watched(shell, total, lambda: moved, _body(response, take))
+        if is_file:
+            os.replace(part, path)
     except BaseException:
-        if os.path.isfile(path):
-            os.unlink(path)
+        if is_file:
+            os.unlink(part)
         raise
     shell.note(f"written: {size(moved)}")
 
@@ -144,8 +156,9 @@ async def _watched(shell: Shell, total: int, moved: Callable[[], int], work: Any
 
 def _body(response: Any, take: Callable[[bytes], object]) -> Deferred[None]:
     """Give the body to *take*, piece by piece."""
-    over: Deferred[None] = Deferred(lambda _: response._transport.abortConnection())
-    response.deliverBody(_Body(take, over))
+    over: Deferred[None] = Deferred(lambda _: body.transport.loseConnection())  # type: ignore[union-attr]
+    body = _Body(take, over)
+    response.deliverBody(body)
     return over
 
 

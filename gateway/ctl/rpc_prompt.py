@@ -16,12 +16,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 #: Gives what the last word of a line may become, and where it begins.
 Complete = Callable[[str], Coroutine[Any, Any, tuple[Sequence[str], int]]]
 #: Seconds until Tab gives up.
 _PATIENCE = 3.0
+#: Seconds until the process is told to end again.
+_AGAIN = 0.2
 
 
 def history_file(environ: Mapping[str, str]) -> Path:
@@ -92,9 +95,18 @@ class Typed(ProcessProtocol):
 
     async def close(self) -> None:
         """Give the terminal back."""
+        # A signal may come in the moment before it waits, and then nothing wakes it but the next one.
+        ending = LoopingCall(self._end)
+        ending.clock = self._reactor
+        ending.start(_AGAIN)
+        try:
+            await self._ended
+        finally:
+            ending.stop()
+
+    def _end(self) -> None:
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("TERM")  # type: ignore[union-attr]
-            await self._ended
 
     def _order(self, order: Mapping[str, object]) -> None:
         self.transport.writeToChild(3, json.dumps(order).encode("ascii") + b"\n")  # type: ignore[union-attr]

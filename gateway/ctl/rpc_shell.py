@@ -80,7 +80,8 @@ class Conversation:
             return bool(await self._running)
         except CancelledError:
             command = words.WORDS.get(line.split()[0])
-            self._shell.note(_MAYBE if command is not None and command.writes else "given up")
+            maybe = command is not None and command.writes and words.MOVES.get(command, True)
+            self._shell.note(_MAYBE if maybe else "given up")
         except errors.GatewayError as error:
             self._shell.note(explain(error))
         except (words.Mistyped, ValueError, Failed, Refused, Unreachable, UsageError) as error:

@@ -8,6 +8,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,8 @@ class LineReaderTests(SynchronousTestCase):
         self.tell(prompt="> ")
         terminal.until("> ")
         self.assertFalse(terminal.restored)
-        terminal.process.send_signal(signal.SIGTERM)
-        self.assertEqual(terminal.process.wait(DEADLINE), 0)
+        while terminal.process.poll() is None:
+            terminal.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        self.assertEqual(terminal.process.returncode, 0)
         self.assertTrue(terminal.restored)
