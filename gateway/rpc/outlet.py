@@ -16,6 +16,8 @@ from gateway.core.batch import BATCH
 PIECE = 128 * 1024
 #: Bytes that wait for the end of a batch: with more of them the peer had better begin its part.
 _LITTLE = 8192
+#: Seconds likewise.
+_MOMENT = 0.001
 
 
 @implementer(IPushProducer)
@@ -41,6 +43,7 @@ class Outlet:
         self._stuck = stuck
         self._queue: deque[bytes] = deque()
         self._queued = 0
+        self._since = 0.0
         self._full = self._ending = self._over = self._soon = False
         self._timer: IDelayedCall | None = None
         self._waiting: list[Deferred[None]] = []
@@ -76,8 +79,11 @@ class Outlet:
         if not BATCH.open or self._queued > _LITTLE:
             self.flush()
         elif not self._soon:
-            self._soon = True
+            self._soon, self._since = True, self._clock.seconds()
             BATCH.later(self._together)
+        elif self._clock.seconds() - self._since > _MOMENT:
+            self._since = self._clock.seconds()
+            self.flush()
 
     def _together(self) -> None:
         self._soon = False
