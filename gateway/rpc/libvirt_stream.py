@@ -172,8 +172,7 @@ class ServedStream:
 
     def pauseProducing(self) -> None:
         """The hypervisor takes no more: the client is not read."""
-        if not self._ended:
-            self._server.hold(self, True)
+        self._server.hold(self, True)
 
     def resumeProducing(self) -> None:
         self._server.hold(self, False)

@@ -212,10 +212,11 @@ class UploadTests(StreamCase):
     def test_after_finish(self) -> None:
         """What is sent after the finish goes nowhere, and a second finish is none."""
         self.open("STORAGE_VOL_UPLOAD", **DATA)
+        stream = self.made.server._session._streams[self.call.serial]._stream  # type: ignore[attr-defined]
         self.say(status=Status.OK)
         self.say(b"late")
         self.say(status=Status.OK)
-        self.assertEqual(self.told(), [(*_END, b"")])
+        self.assertEqual((self.told(), len(stream._waiting)), ([(*_END, b"")], 1))
         self.tell(status=Status.OK)
         self.say(b"later")
         self.assertEqual((self.heard(), self.told()), ([(*_END, b"")], []))
