@@ -22,6 +22,7 @@ GROUPS = {
     "hole": 10,
     "envelope": 10,
     "tunnel": 6,
+    "rpc": 10,
 }
 
 
