@@ -110,7 +110,7 @@ class RealRpcKillsTest(RpcCase):
         await self.until(
             lambda: all(it.cycles > was for it, was in zip(workers, cycles, strict=True)),
             f"all at work again: {[it.problems for it in workers]}",
-            20.0,
+            30.0,
         )
         for worker in workers:
             worker.stopped = True
@@ -147,7 +147,7 @@ class RealRpcKillsTest(RpcCase):
             self.daemon.define(TEST.format(name), driver="test")
         hands = [await self.hand(name, "test") for name in ("t1", "t2")]
         guest = await self.hand("g1", "qemu", self.guest("g1"))
-        parties = [await (await self.lasting(who)).open("test") for who in ("alice", "bob", "eve")]
+        parties = [await (await self.lasting(who)).open("test") for who in ("alice", "bob")]
         rivals = Rivals(self.tries, [await host.lookup(name="t3") for host in parties])
         test, qemu = await self.teller("test"), await self.teller("qemu")
         repeating = [
@@ -172,7 +172,19 @@ class RealRpcKillsTest(RpcCase):
             self.tries, await (await self.lasting()).open("qemu"), lambda name: PLAIN.format(name, uuid4())
         )
         teller = await self.teller("qemu")
-        await self.load([*hands, maker], [self.kill_daemon, self.kill_both])
+        self.guest("idle")
+        others = set(self.daemon.guests())
+        self.virsh("start", "idle", driver="qemu")
+        (idle,) = set(self.daemon.guests()) - others
+
+        async def kill_daemon_and_guest() -> None:
+            """What happens while nobody looks is told afterwards."""
+            self.strikes.append(self.reactor.seconds())
+            await deferToThread(self.daemon.kill)
+            os.kill(idle, signal.SIGKILL)
+            await deferToThread(self.daemon.start)
+
+        await self.load([*hands, maker], [self.kill_both, kill_daemon_and_guest])
         await self.judge(teller, hands, "qemu")
         self.assertNotIn("made-", self.virsh("list", "--all", "--name", driver="qemu"))
 
@@ -234,6 +246,21 @@ class RealRpcKillsTest(RpcCase):
             self.assertEqual(outcome.word, "done", tries.met)
         self.assertEqual(boots(), 1)
         self.assertEqual((await domain.get_state()).state, "shutoff")
+
+    async def test_rivals(self) -> None:
+        """Two start one guest as the gateway is killed: it runs once, and one at most is told so."""
+        boots = self.guest("r1")
+        hosts = [await (await self.lasting(who)).open("qemu") for who in ("alice", "bob")]
+        domains = [await host.lookup(name="r1") for host in hosts]
+        asked = [
+            Deferred.fromCoroutine(self.tries.definite(partial(it.start, request_id="go"))) for it in domains
+        ]
+        await self.until(boots, "the start")
+        await self.kill_gateway()
+        words = [(await each).word for each in asked]
+        self.assertEqual(boots(), 1)
+        self.assertLessEqual(words.count("done"), 1, words)
+        self.assertEqual((await domains[0].get_state()).state, "running")
 
     async def test_handles(self) -> None:
         """Handles and cookies outlive everybody, for their principal alone, and with the rights they had."""
