@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,6 +284,34 @@ class VirshTest(LibvirtCase):
             wait_for(lambda: self.listening(self.token), "the event registered")
             [session] = [it for it in self.gateway.sessions() if it["ticket"] == self.mine()]
             self.assertTrue(session["readonly"])
+
+    def test_python(self) -> None:
+        """libvirt-python with its event loop: events, streams both ways, keepalive, and word of the end."""
+        script = Path(__file__).with_name("libvirt_script.py")
+        command = [sys.executable, str(script), self.uri(), self.token, "p1"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=self.environment) as process:
+            self.addCleanup(process.kill)
+            assert process.stdout is not None
+            seen = []
+            for line in process.stdout:
+                seen.append(json.loads(line))
+                if "ready" in seen[-1]:
+                    time.sleep(2.5)  # several signs of life
+                    self.assertIsNone(process.poll())
+                    self.gateway.delete(self.token)
+        names = sorted(self.direct("list", "--all", "--name").split())
+        suspended, resumed = 3, 4
+        events = [it["event"] for it in seen if "event" in it]
+        self.assertEqual(events, [["tiny", suspended], ["tiny", resumed]])
+        others = [it for it in seen if "event" not in it]
+        wanted: list[dict[str, object]] = [
+            {"domains": names},
+            {"volume": True},
+            {"console": True},
+            {"error": 42},
+        ]
+        wanted += [{"ready": 1, "encrypted": 1, "secure": 1}, {"alive": 0}]
+        self.assertEqual(others, wanted)
 
     def test_many(self) -> None:
         """A dozen at a time are served, each with its own answers."""
