@@ -599,8 +599,8 @@ class GuestTests(RpcCase):
 
     async def hear(self, line: Console, dom: Domain) -> None:
         """What the firmware writes first; the line may be there only after that was written."""
-        line.line.settimeout(2)
-        for _ in range(8):
+        line.line.settimeout(12)
+        for _ in range(3):
             await dom.reset()
             try:
                 line.until(b"SeaBIOS")
