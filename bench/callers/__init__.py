@@ -76,7 +76,12 @@ class Caller(Peer):
         self._command = [sys.executable, "-m", f"bench.callers.{program}", str(self._socket), *arguments]
 
     def start(self) -> None:
-        self.spawn(self._command, self._socket.exists)
+        self.spawn(self._command, self._listens)
+
+    def _listens(self) -> bool:
+        # Its file is there a moment before.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
     def way(self, kind: str, client: int = 0) -> None:
         """It relays nothing."""
