@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from attrs import define, field
-from OpenSSL import SSL
-from twisted.internet import error
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IProtocolFactory
 
 from gateway import errors
-from gateway.core.race import tune
-from gateway.core.tls import Gate, wrap_client_tls
+from gateway.core.dial import Dialer
+from gateway.core.policy import BUILTIN, Policy, Rule
 from gateway.core.tls_client import Strict
 
-
-@define(eq=False)
-class _Secured(Factory):
-    """Builds the protocol behind TLS."""
-
-    creator: Strict
-    reactor: Any
-    inner: IProtocolFactory
-    opened: Deferred[IProtocol] | None = field(default=None, init=False)
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        wrapper: Any = wrap_client_tls(self.creator, self.inner, self.reactor).buildProtocol(
-            cast(IAddress, addr)
-        )
-        self.opened = cast(Gate, wrapper.wrappedProtocol).opened()
-        return wrapper
+#: Where users may send their own programs.
+_ANYWHERE = Policy([Rule(), *BUILTIN])
 
 
-async def connect(reactor: Any, host: str, port: int, creator: Strict, factory: IProtocolFactory) -> None:
+async def connect(
+    reactor: Any, host: str, port: int, creator: Strict, factory: IProtocolFactory, timeout: float = 10.0
+) -> None:
     """Connect a protocol of *factory*, once the host has proved itself.
 
-    :raises gateway.errors.UpstreamFailed: it is out of reach (``reason`` is ``unreachable``), or cannot prove
-        itself (``tls``).
+    :param timeout: seconds for TCP and TLS together.
+    :raises gateway.errors.UpstreamFailed: it is out of reach (``reason`` is ``dns``, ``refused`` or
+        ``unreachable``), or cannot prove itself (``tls``).
+    :raises gateway.errors.UpstreamTimeout: it does not answer; ``reason`` is ``connect``.
     """
-    secured = _Secured(creator, reactor, factory)
+    dialer = Dialer(reactor, _ANYWHERE, connect_timeout=timeout)
     try:
-        wrapper: Any = await HostnameEndpoint(reactor, host, port).connect(secured)
-        tune(wrapper.transport)
-        if secured.opened is not None:
-            await secured.opened
-    except (error.ConnectError, error.DNSLookupError) as failure:
-        raise errors.UpstreamFailed("The gateway is out of reach", reason="unreachable") from failure
-    except (SSL.Error, error.ConnectionClosed) as failure:
-        raise errors.UpstreamFailed("The gateway cannot prove itself", reason="tls") from failure
+        await dialer.connect("https", host, port, factory, tls=creator)
+    except errors.UpstreamTimeout as error:
+        raise errors.UpstreamTimeout("The gateway does not answer", reason=error.reason) from error
+    except errors.UpstreamFailed as error:
+        proof = error.reason == "tls"
+        text = "The gateway cannot prove itself" if proof else "The gateway is out of reach"
+        raise errors.UpstreamFailed(text, reason=error.reason) from error
+    except errors.Forbidden as error:
+        raise errors.UpstreamFailed("This is no name of a host", reason="dns") from error

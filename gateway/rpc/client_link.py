@@ -209,9 +209,8 @@ class Link:
         """
         side = _Side(self._reactor, {}, Limits(login=None))
         side.admit(self._table, room=_ROOM)
-        work = Deferred.fromCoroutine(self._dial(side))
         try:
-            await work.addTimeout(self._address.timeout, self._reactor)
+            await self._dial(side)
             login = Deferred.fromCoroutine(self._once(side, commands.Login, {"token": self._token()}))
             answer = await login.addTimeout(self._address.timeout, self._reactor)
         except (defer.TimeoutError, error.TimeoutError):
@@ -231,7 +230,7 @@ class Link:
             address.host, address.ca, client_certificate=address.certificate, client_key=address.key
         )
         factory = Factory.forProtocol(lambda: side)
-        await outside.connect(self._reactor, address.host, address.port, creator, factory)
+        await outside.connect(self._reactor, address.host, address.port, creator, factory, address.timeout)
 
     @staticmethod
     def _cut(side: _Side) -> None:

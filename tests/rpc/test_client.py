@@ -115,7 +115,7 @@ class ConnectTests(ClientCase):
         """Where nobody listens that is said."""
         await self.endpoint.stop()
         error = await self.raises(errors.UpstreamFailed, self.gateway())
-        self.assertEqual(error.reason, "unreachable")
+        self.assertEqual(error.reason, "refused")
 
     @run
     async def test_silent(self) -> None:
