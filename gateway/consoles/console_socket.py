@@ -324,6 +324,13 @@ class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignor
         else:
             self._goodbye(error.close_code, error.text)
 
+    def cut(self, error: errors.GatewayError) -> None:
+        """End it at once; only a browser that keeps up is told of *error*."""
+        if self._blocked or self.state != OPEN:
+            self.abort()
+        else:
+            self.end(error)
+
     def abort(self) -> None:
         """Cut the connection without a word."""
         self.transport.abortConnection()

@@ -8,16 +8,16 @@ Source: RFC 6455; RFC 6750, section 2.1.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer
+from twisted.internet.interfaces import IAddress, IPushProducer
 from twisted.python.failure import Failure
 
 from gateway import errors
-from gateway.consoles.console_socket import ConsoleSocket, Ending
+from gateway.consoles.console_socket import ConsoleSocket
 from gateway.consoles.credential import bearer
 from gateway.consoles.websocket import SocketFactory
 from gateway.core.exchange import Exchange
@@ -26,16 +26,72 @@ from gateway.wire.websocket_handshake import read_handshake
 
 #: Where it is.
 PATH = b"/libvirt"
+#: What the client gets to know of an end that it did not want, by the word for it.
+_ENDED: dict[str, errors.GatewayError] = {
+    "revoked": errors.NoTicket("The ticket was revoked"),
+    "expired": errors.Unauthorized("The ticket has expired", reason="expired"),
+    "killed": errors.Forbidden("An administrator has ended the session"),
+    "drained": errors.Unavailable("The gateway is being restarted"),
+    "upstream": errors.UpstreamFailed("The connection to the hypervisor was lost"),
+    "malformed": errors.BadRequest("What the client says makes no sense"),
+}
+
+
+class Carried(Protocol):
+    """A protocol of Twisted, as far as it matters here."""
+
+    @property
+    def reason(self) -> str:
+        """The word for why it hung up; empty as long as it did not."""
+
+    def makeConnection(self, transport: Any) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`, as for the others."""
+
+    def dataReceived(self, data: bytes) -> None: ...
+
+    def connectionLost(self, reason: Failure) -> None: ...
 
 
 class SocketTransport:
-    """A websocket as the transport of a protocol."""
+    """A websocket as the transport of a protocol.
+
+    :ivar take: gets what the client says.
+    """
 
     disconnecting = False
+    socket: ConsoleSocket
 
-    def __init__(self, peer: str) -> None:
+    def __init__(self, protocol: Carried, peer: str) -> None:
+        self.take: Callable[[bytes], object] = self._keep
+        self._protocol = protocol
         self._peer = peer
-        self.socket: ConsoleSocket
+        self._early = b""
+        self._lost = False
+
+    def receive(self, data: bytes) -> None:
+        """Take what the client says."""
+        self.take(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._early += data
+
+    def open(self, socket: ConsoleSocket) -> None:
+        """Connect the protocol by *socket*."""
+        self.socket = socket
+        self._protocol.makeConnection(self)
+        if not self._lost:
+            self.take = self._protocol.dataReceived
+        if self._early:
+            self.take(self._early)
+
+    def lose(self) -> None:
+        """The protocol has no connection any more."""
+        if not self._lost:
+            self._lost = True
+            self.take = lambda data: None
+            self._protocol.connectionLost(Failure(ConnectionDone()))
+
+    # -- of the protocol -------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Send *data*."""
@@ -60,30 +116,21 @@ class SocketTransport:
     def loseConnection(self) -> None:
         """Say goodbye when all is sent."""
         self.disconnecting = True
-        self.socket.finish()
+        error = _ENDED.get(self._protocol.reason)
+        self.socket.finish("" if error is None else error.text)
 
     def abortConnection(self) -> None:
-        """Say goodbye at once."""
+        """Send no more; a client that has taken all until now hears why."""
         self.disconnecting = True
-        self.socket.end(errors.Expired("The session was ended"))
+        reason = self._protocol.reason
+        self.socket.cut(_ENDED.get(reason) or errors.Forbidden("The gateway has hung up", reason=reason))
+        # Not from here, for the protocol is in the middle of something. And not when the client has said
+        # its goodbye: it may take its time, and what is behind us shall not wait for that.
+        self.socket.factory.clock.callLater(0, self.lose)
 
     def getPeer(self) -> IAddress:
         """Who the client is."""
         return IPv4Address("TCP", self._peer, 0)
-
-
-class _Inbox:
-    """Keeps what came with the request for a protocol that has a transport."""
-
-    def __init__(self) -> None:
-        self._early: list[bytes] = []
-        self.put: Callable[[bytes], object] = self._early.append
-
-    def open(self, sink: Callable[[bytes], object]) -> None:
-        """Let *sink* have it, and all that follows."""
-        self.put = sink
-        for data in self._early:
-            sink(data)
 
 
 @frozen
@@ -96,7 +143,7 @@ class Pipe:
 
     sockets: SocketFactory
     admit: Callable[[str, str], Awaitable[None]]
-    build: Callable[[str], IProtocol]
+    build: Callable[[str], Carried]
 
     def route(self, exchange: Exchange) -> Application | None:
         """Name what answers *exchange*, if it is ours; see :class:`gateway.core.web.GatewaySite`."""
@@ -109,14 +156,10 @@ class Pipe:
         token = bearer(exchange.head).text
         await self.admit(token, exchange.peer)
         exchange.prove()
-        transport: Any = SocketTransport(exchange.peer)
-        protocol: Any = self.build(token)
-        inbox = _Inbox()
-        transport.socket = socket = self.sockets.accept(exchange, handshake, lambda data: inbox.put(data))  # noqa: PLW0108
-        protocol.makeConnection(transport)
-        inbox.open(protocol.dataReceived)
-        ending: Ending | None = None
+        transport = SocketTransport(self.build(token), exchange.peer)
+        socket = self.sockets.accept(exchange, handshake, transport.receive)
+        transport.open(socket)
         try:
-            ending = await socket.closed
+            await socket.closed
         finally:
-            protocol.connectionLost(Failure(ConnectionDone(ending.reason if ending is not None else "")))
+            transport.lose()

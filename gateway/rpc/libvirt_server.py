@@ -106,6 +106,11 @@ class LibvirtServer(protocol.Protocol):
 
     # -- of the session --------------------------------------------------------------------
 
+    @property
+    def reason(self) -> str:
+        """The word for why it ended; empty as long as it did not."""
+        return self._reason
+
     def reply(self, call: Message, payload: bytes) -> None:
         """Answer *call*."""
         self._send(call, Type.REPLY, Status.OK, payload)
