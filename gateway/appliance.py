@@ -156,6 +156,7 @@ class Appliance(logs.LoggedService):
             audit=self._audit.since,
             trail=self._seen.trail,
             refused=self._guard.refused,
+            admit=self._guard.admit,
             seen=self._seen.call,
         )
         rpc = Rpc(self.config, base, hooks)

@@ -63,6 +63,13 @@ class Guard(MultiService):
             "refused": partial(self.refused, section),
         }
 
+    def admit(self, peer: str) -> None:
+        """Let *peer* show a credential.
+
+        :raises gateway.errors.TooManyRequests: it has to wait, for it has shown too many bad ones.
+        """
+        self._penalties.check(peer)
+
     def reload(self, limits: Limits) -> None:
         """Go by *limits* from now on."""
         self._limits.reload(limits)

@@ -48,6 +48,7 @@ class Hooks:
     :ivar drain, reload, audit: see :class:`gateway.rpc.answers_control.Orders`.
     :ivar trail: the audit trail.
     :ivar refused: told of each login that failed: the listener, the peer and the error.
+    :ivar admit: raises when an address has to wait before it shows another credential.
     :ivar seen: told each call: the procedure, a word for its end, and its seconds.
     """
 
@@ -56,6 +57,7 @@ class Hooks:
     audit: Callable[[int | None, int], Sequence[Mapping[str, object]]]
     trail: Trail
     refused: Callable[[str, str, errors.GatewayError], object]
+    admit: Callable[[str], object]
     seen: Callable[[str, str, float], object]
 
 
@@ -103,7 +105,7 @@ class Rpc:
             folder, partial(deferToThreadPool, base.reactor, self._pictures), base.reactor, base.wall
         )
         proofs = Proofs(base.registry, base.tokens, base.reactor, base.wall)
-        self._logins = Logins(base.registry, proofs, base.sessions, "amp", "rpc")
+        self._logins = Logins(base.registry, proofs, base.sessions, "amp", "rpc", admit=hooks.admit)
         self.door = Door(
             clock=base.reactor,
             logins=self._logins,
@@ -112,7 +114,7 @@ class Rpc:
         )
         self.libvirt = LibvirtDoor(
             base.reactor,
-            Logins(base.registry, proofs, base.sessions, "libvirt", "libvirt"),
+            Logins(base.registry, proofs, base.sessions, "libvirt", "libvirt", admit=hooks.admit),
             partial(hooks.refused, "libvirt"),
             partial(self._judge, "libvirt"),
         )

@@ -54,7 +54,7 @@ class Connection(BoundedAMP):
             raise _leaving()
         try:
             caller = await self._caller(token)
-        except errors.Unauthenticated as error:
+        except (errors.Unauthenticated, errors.TooManyRequests) as error:
             door.refused(self.peer, error)
             raise
         if self.over:

@@ -78,7 +78,7 @@ class LibvirtLogin:
         if not self.known:
             try:
                 caller = await self._door.known(self._server, self._ended)
-            except errors.Unauthenticated as error:
+            except (errors.Unauthenticated, errors.TooManyRequests) as error:
                 raise self._failure(error) from None
             if caller is not None:
                 self._enter(caller)
@@ -117,10 +117,10 @@ class LibvirtLogin:
     async def _try(self, token: str) -> None:
         try:
             self._enter(await self._door.logins.token(token, self._server.peer, self._ended))
-        except errors.Unauthenticated as error:
+        except (errors.Unauthenticated, errors.TooManyRequests) as error:
             raise self._failure(error) from None
 
-    def _failure(self, error: errors.Unauthenticated) -> LibvirtError:
+    def _failure(self, error: errors.Unauthenticated | errors.TooManyRequests) -> LibvirtError:
         self._door.refused(self._server.peer, error)
         self._tries += 1
         return refusal(45, "authentication failed: authentication failed")

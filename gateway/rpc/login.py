@@ -73,6 +73,7 @@ class Logins:
     """Turns what is shown into callers.
 
     :ivar subjects: globs on the distinguished names of certificates that make operators; empty for none.
+    :ivar admit: raises when an address has shown too many bad credentials to show another one now.
     """
 
     registry: TicketRegistry = field(repr=False)
@@ -81,6 +82,7 @@ class Logins:
     kind: str
     listener: str
     subjects: Collection[str] = ()
+    admit: Callable[[str], object] = lambda peer: None
 
     async def token(self, text: str, peer: str | None, ended: Callable[[str], None]) -> Caller:
         """Log in with a signed token, or the id of a ticket.
@@ -88,7 +90,9 @@ class Logins:
         :param ended: told with a word when the ticket ends, in that very moment.
         :raises gateway.errors.Unauthenticated: it opens nothing; ``reason`` says why, and only the log.
         :raises gateway.errors.Busy: it is in use as often as it may be.
+        :raises gateway.errors.TooManyRequests: *peer* has to wait.
         """
+        self.admit(peer or "")
         try:
             ticket_id = text if _ID.fullmatch(text) else await self.proofs.install(text, Kind.RPC)
             session = await self.sessions.open(

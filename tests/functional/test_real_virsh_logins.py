@@ -207,3 +207,21 @@ class LoginTest(LibvirtCase):
                 0,
                 name,
             )
+
+
+class GuessTest(LibvirtCase):
+    """A gateway that makes no exception for loopback."""
+
+    guests = ()
+    sections: ClassVar[Sections] = {"limits": {"exempt": "192.0.2.0/24", "auth_failures": "3"}}
+
+    def test_guesses(self) -> None:
+        """Who guesses has to wait, on this listener too: not even a good token is looked at."""
+        good = self.grant()
+        self.virsh("list", target="test", token=good)
+        for _ in range(4):
+            self.refused("list", target="test", token=str(uuid4()))
+        problem = self.refused("list", target="test", token=good)
+        self.assertIn("authentication failed", problem)
+        waits = [it.get("listener") for it in self.trail("limit") if it["reason"] == "auth_failures"]
+        self.assertIn("libvirt", waits)

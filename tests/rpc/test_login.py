@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
 from gateway.core import dev_pki
+from gateway.core.penalties import Penalties
 from gateway.core.tickets import Grant, Kind, Rights
 from gateway.rpc.login import subject_of
 from tests.rpc.desk_case import EVERYTHING, DeskCase
@@ -51,6 +52,20 @@ class LoginTests(DeskCase):
         for text in ("u" * 24, "c" * 24, "p" * 24, "o" * 24, "no token at all", "", "e30.e30.e30" * 20):
             self.refused(text)
         self.assertEqual(len(self.sessions), 1)
+
+    def test_wait(self) -> None:
+        """Who has shown too many bad credentials has to wait, with a good one too."""
+        penalties = Penalties(self.clock, 2, 60.0, 900.0)
+        self.logins.admit = penalties.check
+        for _ in range(3):
+            self.refused("u" * 24)
+            penalties.failed("192.0.2.1")
+        good = self.ticket()
+        self.assertEqual(self.refused(good, kind=errors.TooManyRequests), "auth_failures")
+        self.assertEqual(len(self.sessions), 0)
+        self.ok(self.logins.token(good, "192.0.2.2", self.ends.append))
+        self.clock.advance(60)
+        self.ok(self.logins.token(good, "192.0.2.1", self.ends.append))
 
     def test_often(self) -> None:
         """A ticket has only so many sessions at a time."""
