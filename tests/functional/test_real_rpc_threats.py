@@ -895,7 +895,7 @@ class ClientTests(ThreatCase):
                     seen.append(error.seen[1].replace(uuid, "*"))
                 self.assertEqual(seen[0], seen[1], ask.__name__)
             middle = [sorted(found)[len(found) // 2] for found in times.values()]
-            self.assertLess(abs(middle[0] - middle[1]), 0.25 * max(middle) + 0.002, ask.__name__)
+            self.assertLess(abs(middle[0] - middle[1]), 0.5 * max(middle) + 0.003, ask.__name__)
         for name in ("hidden25", "absent25"):
             error = self.refused("LIBVIRT", lambda: client.ask("Lookup", handle=handle, name=name))  # noqa: B023
             self.assertEqual(
@@ -989,7 +989,7 @@ class ClientTests(ThreatCase):
             took = time.monotonic() - (began if isinstance(began, float) else 0.0)
             self.assertTrue(client.over(2))
             self.assertTrue(witness.over(2))
-        self.assertLess(took, within)
+        self.assertLess(took, within + 3 * neighbor.usual)
         for each in (client, witness):
             assert each.farewell is not None
             self.assertEqual(each.farewell.code, "EXPIRED")
