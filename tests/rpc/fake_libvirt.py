@@ -72,7 +72,7 @@ class Asked:
 class FakePeer:
     """The daemon's end of one connection, and the transport of ours.
 
-    :ivar asked: calls without an answer, in order.
+    :ivar asked: calls without an answer, in order; *came* all of them.
     :ivar opened: the name and the flags of the open call.
     :ivar streamed: what arrived of streams.
     :ivar reading: what it says is taken.
@@ -84,6 +84,7 @@ class FakePeer:
     client: LibvirtConnection
     readonly: bool
     asked: list[Asked] = field(factory=list)
+    came: list[Asked] = field(factory=list)
     opened: tuple[str | None, int] | None = None
     streamed: list[Message] = field(factory=list)
     lost: bool = False
@@ -139,6 +140,7 @@ class FakePeer:
             return
         known = PROCEDURES[message.program, message.procedure]
         asked = Asked(self, message, known.name, known.arguments.unpack(message.payload))
+        self.came.append(asked)
         if known.name == "CONNECT_OPEN":
             self.opened = (asked.arguments["name"], asked.arguments["flags"])
         values = self.daemon.answers.get(known.name)
