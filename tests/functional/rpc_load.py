@@ -197,7 +197,8 @@ class Hand:
     """Somebody who starts and destroys one domain, over and over.
 
     :ivar boots: counts the starts of the domain, from outside; None when somebody counts them later.
-    :ivar runs: starts that were done: the number of the guest, and when that was known.
+    :ivar runs: starts that were done: the number of the guest, and when that was known; ``doubts`` of
+        how many starts nobody knows.
     :ivar domains: the same domain as several connections of one principal have it; all ask at once.
     :ivar log: every request that was given a definite answer: what was asked by which id, and that answer.
     :ivar problems: what must not be.
@@ -212,6 +213,7 @@ class Hand:
     stopped: bool = False
     cycles: int = 0
     runs: list[tuple[int, float]] = field(factory=list)
+    doubts: int = 0
 
     async def work(self) -> None:
         """Go on until :attr:`stopped`; the domain is off at the beginning, and at the end."""
@@ -221,6 +223,7 @@ class Hand:
             before = self._boots()
             outcome = await self._do("start", number)
             ran, state, done = self._boots() - before, await self._state(), outcome.word == "done"
+            self.doubts += outcome.word == "maybe"
             if done:
                 self.runs.append((outcome.value, self.tries.reactor.seconds()))
             good = state == "running" if done else outcome.word == "maybe"

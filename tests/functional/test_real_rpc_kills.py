@@ -161,7 +161,8 @@ class RealRpcKillsTest(RpcCase):
         await self.judge(qemu, [guest], "qemu")
         for hand in hands:
             self.assertEqual(hand.problems, [])
-            self.assertEqual(witness.seen(hand.name, "Started"), len(hand.runs))
+            started = witness.seen(hand.name, "Started")
+            self.assertTrue(len(hand.runs) <= started <= len(hand.runs) + hand.doubts, (started, hand))
         started = witness.seen("t3", "Started")
         self.assertTrue(rivals.dones <= started <= rivals.dones + rivals.doubts, (started, rivals))
 
