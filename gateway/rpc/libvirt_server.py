@@ -157,15 +157,27 @@ class LibvirtServer(protocol.Protocol):
         self._weight -= len(call.payload)
         self._work()
 
-    def close(self, reason: str, linger: float = LINGER) -> None:
-        """Send what waits, and hang up; who does not take it in *linger* seconds is cut off."""
+    def close(self, reason: str) -> None:
+        """Send what waits, and hang up; who does not take it is cut off."""
         if not self._reason:
             self._reason = reason
             self.outbox.finish()
             transport: Any = self.transport
-            self._cut_in(linger)
+            self._cut_in(LINGER)
             transport.resumeProducing()
             transport.loseConnection()
+
+    def part(self, reason: str, seconds: float) -> None:
+        """Send what waits, hear nothing more, and cut the connection after *seconds*.
+
+        A client that writes reads what was sent only as long as the connection is whole.
+        """
+        if not self._reason:
+            self._reason = reason
+            self.outbox.finish()
+            self._cut_in(seconds)
+            transport: Any = self.transport
+            transport.resumeProducing()
 
     def abort(self, reason: str) -> None:
         """Cut the connection."""

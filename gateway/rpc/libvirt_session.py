@@ -37,7 +37,7 @@ from gateway.wire.xdr import XdrError
 if TYPE_CHECKING:
     from gateway.rpc.libvirt_door import LibvirtDoor
 
-#: Seconds that the last words to a client may take.
+#: Seconds for the last words to a client.
 _FAREWELL = 0.02
 #: Calls of one client at a time on the way to its hypervisor, which takes five messages.
 _TOGETHER = 4
@@ -216,7 +216,7 @@ class LibvirtSession:
         for stream in streams:
             stream.refuse(refusal(78, f"operation aborted: the gateway has ended this session: {word}"))
         if streams:
-            self._server.close(word, _FAREWELL)
+            self._server.part(word, _FAREWELL)
         else:
             self._server.abort(word)
         self._cut(word)
