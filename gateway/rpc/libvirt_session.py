@@ -212,6 +212,8 @@ class LibvirtSession:
 
         Who has a stream is told: virsh would go on to show a console that is not there any more.
         """
+        # What waits to be dealt with behind a stream is not dealt with any more.
+        self._server.hold("ended", True)
         streams = list(self._streams.values())
         for stream in streams:
             stream.refuse(refusal(78, f"operation aborted: the gateway has ended this session: {word}"))

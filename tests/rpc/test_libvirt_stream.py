@@ -246,6 +246,18 @@ class UploadTests(StreamCase):
             self.turn()
             self.assertFalse(self.made.paused, end)
 
+    def test_ended_while_full(self) -> None:
+        """What a client has said behind a stream that waits is not done any more when its ticket ends."""
+        self.open("STORAGE_VOL_UPLOAD", **DATA)
+        self.peer.producer.pauseProducing()
+        self.made.say(self.made.message("DOMAIN_DESTROY", dom=ALICE))
+        self.revoke()
+        self.made.listen()
+        self.turn(1)
+        self.assertNotIn("DOMAIN_DESTROY", [it.name for peer in self.daemon.peers for it in peer.came])
+        self.assertEqual([it[1] for it in self.heard()], [Status.ERROR])
+        self.grant(allow=self.allow, token=TOKEN)
+
     def test_full_at_the_end(self) -> None:
         """A hypervisor that is full with the last of a stream does not stop the client for ever."""
         self.open("STORAGE_VOL_UPLOAD", **DATA)
