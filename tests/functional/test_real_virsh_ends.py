@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
@@ -62,12 +62,16 @@ class Wire:
 
 
 def _carry(source: socket.socket, sink: socket.socket, write: Callable[[bytes], object]) -> None:
-    with suppress(OSError):
+    try:
         while data := source.recv(65536):
             write(data)
+    except OSError:
+        pass
     for each in (source, sink):
-        with suppress(OSError):
+        try:
             each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
 
 @frozen
