@@ -147,8 +147,7 @@ class Appliance(logs.LoggedService):
 
     def _make_rpc(self, base: Base) -> Rpc | None:
         """The hypervisors, and the endpoint; None when the configuration has neither."""
-        config = self.config
-        if config.rpc is None and config.libvirt is None and not config.targets:
+        if not (self.config.rpc or self.config.libvirt or self.config.targets):
             return None
         hooks = Hooks(
             drain=self.drain.start,
