@@ -43,22 +43,31 @@ class Wire:
         self._far_port = port
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
     def close(self) -> None:
+        """Wait for the end of it; the client has ended."""
+        _shut(self._listener)
+        self._thread.join()
         self._listener.close()
 
     def _serve(self) -> None:
-        near, _ = self._listener.accept()
-        far = socket.create_connection((HOST, self._far_port))
+        try:
+            near, _ = self._listener.accept()
+        except OSError:
+            return
+        with near, socket.create_connection((HOST, self._far_port)) as far:
 
-        def sent(data: bytes) -> None:
-            far.sendall(data)
-            self.sent += len(data)
+            def sent(data: bytes) -> None:
+                far.sendall(data)
+                self.sent += len(data)
 
-        threading.Thread(target=_carry, args=(near, far, sent), daemon=True).start()
-        _carry(far, near, near.sendall)
-        self.ended = time.monotonic()
+            back = threading.Thread(target=_carry, args=(near, far, sent))
+            back.start()
+            _carry(far, near, near.sendall)
+            self.ended = time.monotonic()
+            back.join()
 
 
 def _carry(source: socket.socket, sink: socket.socket, write: Callable[[bytes], object]) -> None:
@@ -67,11 +76,15 @@ def _carry(source: socket.socket, sink: socket.socket, write: Callable[[bytes], 
             write(data)
     except OSError:
         pass
-    for each in (source, sink):
-        try:
-            each.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+    _shut(source)
+    _shut(sink)
+
+
+def _shut(side: socket.socket) -> None:
+    try:
+        side.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
 
 
 @frozen
