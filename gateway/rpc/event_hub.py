@@ -362,7 +362,7 @@ class EventHub:
 
     def _look_for_tags(self, kind: EventKind, uuid: str, fields: Mapping[str, Any]) -> None:
         """Read the tags of a domain again, when they may be others."""
-        defined = kind.word == "lifecycle" and fields["event"] in ("defined", "started")
+        defined = kind.word == "lifecycle" and fields["event"] in ("defined", "undefined", "started")
         if self._tags.wanted and self._connection and (defined or kind.word == "metadata_change"):
             self._run(self._tags.read(self._connection, uuid))
 

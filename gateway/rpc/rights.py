@@ -17,10 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 from gateway import errors
 from gateway.rpc import objects
 from gateway.rpc.domain_tags import PREFIX as TAG
-from gateway.rpc.domain_tags import URI as TAGS_URI
 from gateway.rpc.permissions import OUTRIGHT_WORDS, Demands, demands, number, only_reads
 from gateway.rpc.plan import LIST, MAKERS, OLD_LISTS, RENAME, Plan, absent
-from gateway.rpc.xml_guard import XML, Guard
+from gateway.rpc.xml_guard import XML, Guard, sets_tags
 from gateway.wire.domain_xml import Named, name_of, read_name
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure
@@ -59,6 +58,8 @@ _EVENT_WORDS = (
 )
 _MONITOR_EVENT = "QEMU_DOMAIN_MONITOR_EVENT"
 _SET_METADATA = "DOMAIN_SET_METADATA"
+#: Types of metadata that are no element: description and title.
+_TEXTS = (0, 1)
 _MONITOR = "QEMU_CONNECT_DOMAIN_MONITOR_EVENT_REGISTER"
 _EMULATOR = re.compile(r"/usr/(bin|libexec)/(qemu-system-[a-z0-9_]+|qemu-kvm|kvm)")
 _GLOB = re.compile(r"[*?\[]")
@@ -170,8 +171,9 @@ class Scope:
         outright = needs.named or (needs.tells_owners and self.restricted)
         if needs.outright_flags and not outright:
             outright = bool(number(arguments, "flags") & needs.outright_flags)
-        if self._guard is not None and call.name == _SET_METADATA and arguments.get("uri") == TAGS_URI:
-            outright = True  # tags decide who may see a domain
+        if self._guard is not None and call.name == _SET_METADATA and number(arguments, "type") not in _TEXTS:
+            # Tags decide who may see a domain.
+            outright = outright or sets_tags(arguments.get("uri"), arguments.get("metadata"))
         if outright and not named:
             raise errors.Denied(call.name, _first(call, arguments))
 

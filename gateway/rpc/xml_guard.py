@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 from gateway import errors
 from gateway.rpc.domain_tags import URI as TAGS_URI
 from gateway.rpc.xml_rules import ATTRIBUTES, RULES
-from gateway.wire.safe_xml import Node, parse
+from gateway.wire.safe_xml import Node, XmlError, parse
 
 #: Which arguments of which procedures are XML, and of which kind.
 XML = {
@@ -138,6 +138,19 @@ _NODES: dict[str, Callable[[Node, Policy], bool]] = {
 Value = Callable[[str, Policy], bool]
 #: Elements that say who may see a domain; see :mod:`gateway.rpc.domain_tags`.
 _RESERVED = f"{{{TAGS_URI}}}"
+
+
+def sets_tags(uri: object, xml: object) -> bool:
+    """Tell whether an element of metadata may be tags: libvirt keeps a namespace that *xml* has itself.
+
+    Source: libvirt 9.0, virXMLInjectNamespace.
+    """
+    if uri == TAGS_URI:
+        return True
+    try:
+        return isinstance(xml, str) and _reserved(parse(xml))
+    except XmlError:
+        return True  # who knows how libvirt reads it
 
 
 def _reserved(node: Node) -> bool:

@@ -325,6 +325,28 @@ class RightsTest(LibvirtCase):
             self.assertNotIn("DOMAIN_DEFINE_XML_FLAGS", [name for name, _ in calls_of(after)])
         self.assertNotIn("alice-2", self.direct("list", "--all", "--name", target="test"))
 
+    def test_own_tags(self) -> None:
+        """Nobody gives a domain a tag, which decides who sees it; not under another namespace either."""
+        raw = self.raw(self.grant(["*"], ["alice-*"]))
+        for uri, xml in (
+            ("urn:gateway:tags", "<tags>web</tags>"),
+            ("urn:other", "<tags xmlns='urn:gateway:tags'>web</tags>"),
+            ("urn:other", "<x:tags xmlns:x='urn:gateway:&#116;ags'>web</x:tags>"),
+        ):
+            with self.nothing_gets_there():
+                asked = {"dom": self.mine, "type": 2, "metadata": xml, "key": "k", "uri": uri, "flags": 0}
+                self.assertEqual(raw.call("DOMAIN_SET_METADATA", **asked), 88, xml)
+        asked = {
+            "dom": self.mine,
+            "type": 2,
+            "metadata": "<a>b</a>",
+            "key": "k",
+            "uri": "urn:other",
+            "flags": 0,
+        }
+        self.assertEqual(raw.call("DOMAIN_SET_METADATA", **asked), {})
+        self.assertNotIn("urn:gateway:tags", self.direct("dumpxml", "alice-vm", target="test"))
+
     # -- what is said in another way -------------------------------------------------------
 
     def record(self) -> list[bytes]:

@@ -87,6 +87,15 @@ class TagsTests(SynchronousTestCase):
         self.world.settle()
         self.assertEqual(self.sees(), [TWO])
 
+    def test_undefined(self) -> None:
+        """A domain that is gone leaves no tags to the next one with its uuid."""
+        self.world.connect()
+        self.settled()
+        self.world.tags = {}
+        self.world.undefine(ONE)
+        self.world.settle()
+        self.assertEqual(self.sees(), [])
+
     def test_nonsense(self) -> None:
         """Metadata that is no XML of ours holds no tags, and stops nothing."""
         self.world.tags = {ONE: "<a>web</a>", TWO: "web" * 5000}
@@ -109,6 +118,16 @@ class TagsTests(SynchronousTestCase):
         with self.assertRaises(errors.Denied):
             scope.check(call, given, self.hub.names)
         scope.check(call, given | {"uri": "urn:other"}, self.hub.names)
+        scope.check(call, given | {"uri": "urn:other", "metadata": None}, self.hub.names)
+        scope.check(call, given | {"type": 1, "uri": None, "metadata": "no <xml"}, self.hub.names)
+        # libvirt leaves an element the namespace that it brings.
+        for metadata in (
+            f"<tags xmlns='{URI}'>web</tags>",
+            f"<g:tags xmlns:g='{URI.replace('t', '&#116;')}'>web</g:tags>",
+            f"<!DOCTYPE t [<!ENTITY u '{URI}'>]><tags xmlns='&u;'>web</tags>",
+        ):
+            with self.assertRaises(errors.Denied):
+                scope.check(call, given | {"uri": "urn:other", "metadata": metadata}, self.hub.names)
         Scope(Rights(("*",), ("*",)), guard=None).check(call, given, self.hub.names)
         whole = "<domain type='test'><name>a</name><metadata>{}</metadata><memory>1</memory></domain>"
         with self.assertRaises(errors.Denied):
