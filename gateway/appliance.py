@@ -75,8 +75,7 @@ class Appliance(logs.LoggedService):
         self.rpc = self._make_rpc(base)
         volumes = None if self.rpc is None else self.rpc.planes
         door = None if config.libvirt is None or self.rpc is None else self.rpc.libvirt
-        sockets = consoles.SocketFactory(reactor)
-        self.pipe = None if door is None else consoles.Pipe(sockets, door.logins.check, door.shown)
+        self.pipe = None if door is None else consoles.Pipe(reactor, door.logins.check, door.shown)
         self.images = Images(config, base, volumes)
         self.recordings = consoles.recordings(reactor, wall, self._seen.trail)
         self.recordings.setServiceParent(self)

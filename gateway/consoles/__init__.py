@@ -3,6 +3,5 @@
 from gateway.consoles.compose import adopt, compose, origins, recordings
 from gateway.consoles.pipe import Pipe
 from gateway.consoles.service import ConsoleService
-from gateway.consoles.websocket import SocketFactory
 
-__all__ = ["ConsoleService", "Pipe", "SocketFactory", "adopt", "compose", "origins", "recordings"]
+__all__ = ["ConsoleService", "Pipe", "adopt", "compose", "origins", "recordings"]

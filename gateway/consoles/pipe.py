@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 
 from gateway import errors
@@ -141,9 +141,10 @@ class Pipe:
     :ivar build: makes the protocol of somebody who has shown a token.
     """
 
-    sockets: SocketFactory
+    clock: IReactorTime
     admit: Callable[[str, str], Awaitable[None]]
     build: Callable[[str], Carried]
+    sockets: SocketFactory = field(init=False, default=Factory(lambda pipe: SocketFactory(pipe.clock), True))
 
     def route(self, exchange: Exchange) -> Application | None:
         """Name what answers *exchange*, if it is ours; see :class:`gateway.core.web.GatewaySite`."""

@@ -65,7 +65,9 @@ class PipeTests(SocketCase):
         self.site.proven = self.proven.append
         self.shown: list[str] = []
         self.carried: list[Carried] = []
-        self.site.routes[:] = [Pipe(self.sockets, self.admit, self.build).route]
+        pipe = Pipe(self.clock, self.admit, self.build)
+        pipe.sockets.protocol = self.kind
+        self.site.routes[:] = [pipe.route]
 
     async def admit(self, token: str, peer: str) -> None:
         self.asked.append((token, peer))
