@@ -278,7 +278,6 @@ class ConnectTests(ConnectCase):
         seen = volume.stat().st_mtime_ns
         self.assertEqual(self.gateway.sessions(), [])
         code, problem = self.ended(upload)
-        # It would be killed by SIGPIPE when the program did not listen to the end.
         self.assertEqual(code, 1)
         self.assertIn("error: ", problem)
         self.assertEqual(volume.stat().st_mtime_ns, seen)
@@ -312,8 +311,10 @@ class ConnectTests(ConnectCase):
         self.nothing_is_left()
 
     def test_restart(self) -> None:
-        """A gateway that dies is missed at once."""
+        """A gateway that dies is missed at once, and no client dies of it when it writes."""
         self.use()
+        upload = self.start("vol-upload", self.volume("l"), "/dev/zero")
+        wait_for(lambda: self.moved("bytes_in") > MIB, "the upload")
         before = self.gateway.log().count("/libvirt")
         client = self.run_alone()
         wait_for(lambda: self.gateway.log().count("/libvirt") > before, "the connection")
@@ -323,5 +324,9 @@ class ConnectTests(ConnectCase):
             self.assertEqual(
                 self.ended(client), (1, "gateway-connect: the connection to the gateway was lost\n")
             )
+            code, problem = self.ended(upload)
+            # It would be killed by SIGPIPE when the program did not listen to the end.
+            self.assertEqual(code, 1)
+            self.assertIn("error: ", problem)
         finally:
             self.gateway.start()
