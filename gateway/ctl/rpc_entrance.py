@@ -132,7 +132,7 @@ class Entrance:
         return host.strip("[]"), int(port)
 
     def _why(self, error: errors.GatewayError, place: str, host: str) -> str:
-        if error.reason == "unreachable":
+        if error.reason in ("refused", "unreachable", "dns"):
             return f"no gateway answers at {place}: is there [rpc] in its configuration? see --connect"
         if error.reason == "tls":
             return f"{place} cannot prove itself: its certificate has to name {host}, and be of {self.ca}"

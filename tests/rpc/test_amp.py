@@ -92,7 +92,7 @@ class Desk:
             self.open.remove(answer)
 
     async def xml(self, dom: str, flags: int | None) -> Mapping[str, Any]:
-        return {"xml": "x" * int(dom)}
+        return {"xml": "x" * min(int(dom if dom.isdecimal() else "0"), 1 << 24)}
 
     async def broken(self, **arguments: Any) -> Mapping[str, Any]:
         raise KeyError("sekret")
