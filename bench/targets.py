@@ -26,6 +26,8 @@ _TUNNEL_ECHO = (Target("squid", 0.5, 0.83),)
 #: Twice as many calls, and with all that the endpoint does as many.
 _CALLS = (Target("libvirt-python", 2.0, 3.0),)
 _AMP_CALLS = (Target("libvirt-python", 1.0, 1.5), Target("amp-libvirt-python", 1.0, 2.0))
+#: What a stock client has of it, beside going there directly.
+_THROUGH, _UPLOAD = (Target("direct", 0.6, 1.0),), (Target("direct", 0.8, 1.0),)
 #: MiB by which memory may grow.
 _GROWTH = (Target(GATEWAY, 16.0, 4.0),)
 
@@ -62,5 +64,8 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
         for transport in ("unix", "tls")
         for callers in ("one", "many")
     },
+    "rpc/stock-info-one": _THROUGH,
+    "rpc/stock-info-many": _THROUGH,
+    "rpc/stock-upload": _UPLOAD,
     "fairness/p99": (Target(GATEWAY, None, 20.0),),
 }

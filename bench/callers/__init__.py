@@ -18,6 +18,8 @@ from tests.functional.processes import Peer
 
 #: Guests that the hypervisor has; each caller asks for one of its own.
 GUESTS = 16
+#: A volume of the hypervisor, and bytes of one upload into it.
+POOL, VOLUME, UPLOAD = "bench", "upload", 64 << 20
 #: Seconds beside those of an order.
 _PATIENCE = 30.0
 
@@ -26,7 +28,7 @@ _PATIENCE = 30.0
 class CallOrder:
     """What is to be called.
 
-    :ivar what: ``info`` of one guest, or the ``list`` of all.
+    :ivar what: ``info`` of one guest, the ``list`` of all, or an ``upload`` of a volume.
     :ivar transport: to the hypervisor, ``unix`` or ``tls``.
     :ivar callers: calls under way at once.
     """

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
-from bench.callers import GUESTS, Caller, CallOrder, CallResult
+from bench.callers import GUESTS, UPLOAD, Caller, CallOrder, CallResult
 from bench.cases import GATEWAY, Case, Metric
 from bench.peers.base import Relay
 from bench.peers.gateway import Ours
@@ -39,6 +40,12 @@ _AMP_NOTE = {
 }
 
 
+#: Those of stock clients that come through the gateway, beside the same that come directly.
+_DIRECT = "direct"
+_THROUGH = (_METRICS[0], *_METRICS[2:])
+_UPLOAD = (Metric("mib_per_s", "MiB/s", 0, more=True),)
+
+
 def measure(stage: Stage, options: Options) -> list[Case]:
     """What the gateway calls with, then the same through it."""
     relays = {it.name: it for it in stage.relays}
@@ -61,7 +68,45 @@ def measure(stage: Stage, options: Options) -> list[Case]:
             clients[_STOCK] = caller("stock-client", "stock", stock.port, ca)
         others = [relays[name] for name in _AMP if name in relays]
         jobs = _jobs(options, "amp-", _AMP_NOTE, partial(_by_client, clients))
-        return [*found, *take_turns([ours, *others], jobs, options)]
+        found += take_turns([ours, *others], jobs, options)
+        through = caller(GATEWAY, "threads", json.dumps(_urls(stage, ours)), ours.RPC)
+        direct = caller(_DIRECT, "threads", json.dumps(stage.hypervisor))
+        return [*found, *take_turns([through, direct], _stock_jobs(options), options)]
+
+
+def _urls(stage: Stage, ours: Ours) -> Mapping[str, str]:
+    """Where a stock client finds the gateway; behind it the hypervisor is at its unix socket."""
+    pki = stage.home / "stock-pki"
+    pki.mkdir()
+    shutil.copy(stage.client.ca, pki / "cacert.pem")
+    host = f"localhost:{ours.libvirt_port}"
+    return {
+        "tls": f"test+tls://{host}/default?target=unix&pkipath={pki}",
+        "qemu-tls": f"qemu+tls://{host}/session?target=qemu-unix&pkipath={pki}",
+    }
+
+
+def _stock_jobs(options: Options) -> Iterator[tuple[Case, Job]]:
+    seconds = options.seconds or 1.0
+    for many, callers in (("one", 1), ("many", options.connections or GUESTS)):
+        name = f"rpc/stock-info-{many}"
+        title = f"{_TITLES['info']}, libvirt-python over TLS, {callers} caller{'s' * (callers > 1)}"
+        note = "Directly is over TLS to libvirtd; through the gateway over TLS to that."
+        order = CallOrder("info", "tls", callers, seconds)
+        yield Case(name, title, _THROUGH, TARGETS[name], note), partial(_stock, order)
+    name, title = "rpc/stock-upload", f"vol-upload of {UPLOAD >> 20} MiB, libvirt-python over TLS"
+    yield (
+        Case(name, title, _UPLOAD, TARGETS[name], ""),
+        partial(_stock, CallOrder("upload", "tls", 1, seconds)),
+    )
+
+
+def _stock(order: CallOrder, relay: Relay) -> Mapping[str, float]:
+    result = _native(relay, order)
+    each = result.calls / result.seconds
+    if order.what == "upload":
+        return {"mib_per_s": each * (UPLOAD >> 20)}
+    return {"calls_per_s": each, "p50_ms": result.p50 * 1e3, "p99_ms": result.p99 * 1e3}
 
 
 def _jobs(options: Options, kind: str, notes: Mapping[str, str], run: Run) -> Iterator[tuple[Case, Job]]:

@@ -25,7 +25,7 @@ from tests.functional.peers import HOST, Gateway, free_port
 class Ours(Gateway):
     """The gateway, with a ticket for each client and kind of way.
 
-    :ivar rpc_port: of the AMP endpoint, where there is a hypervisor.
+    :ivar rpc_port: of the AMP endpoint, where there is a hypervisor; libvirt_port for stock clients.
     """
 
     #: The id of a ticket for the endpoint.
@@ -41,9 +41,10 @@ class Ours(Gateway):
                 "tls_listen": f"tcp:{self._tunnels['https']}:interface={HOST}",
             },
         }
-        self.rpc_port = free_port()
+        self.rpc_port, self.libvirt_port = free_port(), free_port()
         if backends.hypervisor:
             sections["rpc"] = {"listen": f"tcp:{self.rpc_port}:interface={HOST}"}
+            sections["libvirt"] = {"listen": f"tcp:{self.libvirt_port}:interface={HOST}"}
         for transport, url in backends.hypervisor.items():
             sections[f"target {transport}"] = {"uri": url}
         super().__init__(directory, sections)

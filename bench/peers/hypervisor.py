@@ -12,7 +12,7 @@ from pathlib import Path
 from OpenSSL import SSL
 
 from bench import machine
-from bench.callers import GUESTS, Caller
+from bench.callers import GUESTS, POOL, UPLOAD, VOLUME, Caller
 from bench.peers.base import Backends, Pki, Program
 from bench.peers.nginx import accepts
 from gateway import __version__
@@ -35,12 +35,16 @@ class Hypervisor(Libvirtd):
         self._guests.write_text(f"<node>{''.join(guests)}</node>")
         self._guests.chmod(0o644)
 
+    def start(self) -> None:
+        super().start()
+        self.pool(POOL)
+        self.virsh("vol-create-as", POOL, VOLUME, str(UPLOAD))
+
     def urls(self) -> Mapping[str, str]:
-        """By transport."""
-        return {
-            transport: self.url("test", transport).replace("/default", str(self._guests))
-            for transport in ("unix", "tls")
-        }
+        """By transport; with ``qemu-`` before it where there is a pool."""
+        ways = ("unix", "tls")
+        guests = {way: self.url("test", way).replace("/default", str(self._guests)) for way in ways}
+        return guests | {f"qemu-{way}": self.url("qemu", way) for way in ways}
 
 
 def libvirt_python(directory: Path, pki: Pki, backends: Backends) -> Caller:
