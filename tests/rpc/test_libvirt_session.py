@@ -544,6 +544,24 @@ class LifeTests(LibvirtStage):
         client.leave()
         self.assertEqual((len(self.daemon.arrived), self.daemon.live), (4, []))
 
+    def test_left_while_registering(self) -> None:
+        """Registrations go one by one, and the connection stays for the answer: libvirtd would crash."""
+        del self.daemon.answers["CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"]
+        ask = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
+        for answered in (True, False):
+            client = self.opened()
+            peer = self.upstream
+            client.say(*(client.message(ask, eventID=number, dom=None) for number in range(3)))
+            client.listen()
+            self.assertEqual(len(peer.asked), 1)
+            client.leave()
+            self.assertFalse(peer.lost)
+            if answered:
+                peer.asked[0].answer(callbackID=1)
+            self.turn(0.1 if answered else 6)
+            self.assertTrue(peer.lost)
+            self.assertEqual([it.name for it in peer.came].count(ask), 1)
+
     def test_lost(self) -> None:
         """When the hypervisor is lost calls end with an error, and the connection after them."""
         client = self.opened()
