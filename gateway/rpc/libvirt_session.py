@@ -25,7 +25,7 @@ from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_stream import ServedStream
 from gateway.rpc.login import Caller
 from gateway.rpc.plan import Plan
-from gateway.rpc.registrations import CHANGES, Registrations
+from gateway.rpc.registrations import Registrations
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site
 from gateway.wire.libvirt_error import LibvirtError
@@ -190,9 +190,12 @@ class LibvirtSession:
 
     def _cut(self, reason: str) -> None:
         """End all that goes to the hypervisor."""
-        self._gone = True
-        if self._upstream is not None:
+        before, self._gone = self._gone, True
+        if self._upstream is not None and not before:
+            if self._upstream.alive:
+                self._upstream.read(True)  # for the answers, whether the client takes them or not
             self._upstream.lost = lambda word: None
+            self._upstream.event = lambda procedure, values: None
             self._registrations.close(self._upstream)
         for work in list(self._working.values()):
             work.cancel()
@@ -353,9 +356,10 @@ class LibvirtSession:
             if self._gone:
                 # Whoever had the turn before has left with us.
                 raise errors.Interrupted(maybe_executed=False)
-            if procedure.name in CHANGES:
-                return await self._registrations.ask(upstream, procedure, arguments)
-            return await upstream.call(procedure, arguments)
+            self._registrations.asked(procedure)
+            results = await upstream.call(procedure, arguments)
+            self._registrations.done(procedure)
+            return results
         finally:
             self._turns.release()
 

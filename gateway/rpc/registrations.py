@@ -1,28 +1,25 @@
-"""What one client has asked a hypervisor to tell it: so much, one by one, and none cut in the middle.
+"""What one client has asked a hypervisor to tell it: so much, and with an end that libvirtd survives.
 
-libvirtd keeps every registration, and crashes when a connection goes while it works on one.
-Source: observed on libvirtd 9.0: a worker fails in remoteClientFreePrivateCallbacks.
+libvirtd keeps every registration. When a connection that has some goes while a call is in work, two of its
+threads free them at the same time, and the daemon crashes.
+Source: observed on libvirtd 9.0, remoteClientFreePrivateCallbacks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
-from gateway import errors
 from gateway.rpc.connection import LibvirtConnection
 from gateway.wire.libvirt_schema import Procedure, names
 
 #: Registrations that one client may have.
 MOST = 1024
-#: Seconds that a connection stays for the answer to one.
-PATIENCE = 5.0
+#: Seconds that a connection stays for the answers to its last calls, and between two looks for them.
+PATIENCE, PAUSE = 30.0, 0.05
 #: What adds one, and what takes one away.
-CHANGES = {
+_CHANGES = {
     name: 1 if found[1] is None else -1
     for name in names()
     if (found := re.fullmatch(r"\w+_EVENT(?:_CALLBACK)?_(DE)?REGISTER(?:_ANY)?", name))
@@ -35,48 +32,28 @@ class Registrations:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._count = 0
-        self._turn = DeferredSemaphore(1)
-        self._asked: Deferred[Any] | None = None
-        self._closed = False
+        self._any = False
 
     def full(self, procedure: Procedure) -> bool:
         """Whether *procedure* would be one too many."""
-        return self._count + CHANGES.get(procedure.name, 0) > MOST
+        return self._count + _CHANGES.get(procedure.name, 0) > MOST
 
-    async def ask(
-        self, upstream: LibvirtConnection, procedure: Procedure, arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Call *procedure*, one of :data:`CHANGES`; it goes on when nobody waits for it any more."""
-        await self._turn.acquire()
-        try:
-            if self._closed:
-                raise errors.Interrupted(maybe_executed=False)
-            answer: Deferred[dict[str, Any]] = Deferred()
-            asked = self._asked = upstream.call(procedure, arguments)
-            asked.addBoth(self._answered, answer)
-            results = await answer
-        finally:
-            self._turn.release()
-        self._count += CHANGES[procedure.name]
-        return results
+    def asked(self, procedure: Procedure) -> None:
+        """*procedure* is about to be called."""
+        self._any = self._any or procedure.name in _CHANGES
 
-    def _answered(self, result: Any, answer: Deferred[dict[str, Any]]) -> None:
-        self._asked = None
-        if not answer.called:
-            answer.callback(result)
+    def done(self, procedure: Procedure) -> None:
+        """*procedure* was called with success."""
+        self._count += _CHANGES.get(procedure.name, 0)
 
-    def close(self, upstream: LibvirtConnection) -> None:
-        """Ask no more, and close *upstream* when it is not in the middle of a registration."""
-        self._closed = True
-        asked = self._asked
-        if asked is None:
+    def close(self, upstream: LibvirtConnection, until: float = 0.0) -> None:
+        """Close *upstream* when nothing is in work there; nobody may call any more.
+
+        :param until: seconds of the clock when it is closed in any case; 0 for as long as is usual.
+        """
+        now = self._clock.seconds()
+        until = until or now + PATIENCE
+        if self._any and upstream.alive and upstream.pending and now < until:
+            self._clock.callLater(PAUSE, self.close, upstream, until)
+        else:
             upstream.close()
-            return
-        late = self._clock.callLater(PATIENCE, upstream.close)
-
-        def done(_: object) -> None:
-            if late.active():
-                late.cancel()
-                upstream.close()
-
-        asked.addBoth(done)

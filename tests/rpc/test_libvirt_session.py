@@ -544,23 +544,30 @@ class LifeTests(LibvirtStage):
         client.leave()
         self.assertEqual((len(self.daemon.arrived), self.daemon.live), (4, []))
 
-    def test_left_while_registering(self) -> None:
-        """Registrations go one by one, and the connection stays for the answer: libvirtd would crash."""
-        del self.daemon.answers["CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"]
+    def test_left_with_registrations(self) -> None:
+        """Where there are registrations the connection stays for its last answers: libvirtd would crash."""
         ask = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
-        for answered in (True, False):
+        for registered, answered in ((True, True), (True, False), (False, False)):
             client = self.opened()
             peer = self.upstream
-            client.say(*(client.message(ask, eventID=number, dom=None) for number in range(3)))
+            if registered:
+                client.call(ask, eventID=0, dom=None)
+            client.say(*(client.message("DOMAIN_GET_STATE", dom=ALICE, flags=0) for _ in range(9)))
             client.listen()
-            self.assertEqual(len(peer.asked), 1)
+            self.assertEqual(len(peer.asked), 4)
+            client.server.pauseProducing()
             client.leave()
-            self.assertFalse(peer.lost)
+            self.assertEqual(peer.lost, not registered)
+            self.assertTrue(peer.reading)
+            self.assertEqual(self.sessions.list(), ())
             if answered:
-                peer.asked[0].answer(callbackID=1)
-            self.turn(0.1 if answered else 6)
+                for asked in list(peer.asked):
+                    asked.answer(state=1, reason=0)
+            if registered:
+                peer.tell("DOMAIN_EVENT_CALLBACK_REBOOT", callbackID=1, dom=ALICE)
+            self.turn(1 if answered else 31)
             self.assertTrue(peer.lost)
-            self.assertEqual([it.name for it in peer.came].count(ask), 1)
+            self.assertEqual([it.name for it in peer.came].count("DOMAIN_GET_STATE"), 4)
 
     def test_lost(self) -> None:
         """When the hypervisor is lost calls end with an error, and the connection after them."""
