@@ -8,7 +8,6 @@ Source: libvirt 9.0.0, remote_daemon_dispatch.c; virerror.h for the numbers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,12 @@ from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_stream import ServedStream
 from gateway.rpc.login import Caller
 from gateway.rpc.plan import Plan
+from gateway.rpc.registrations import Registrations
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message
-from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure, names
+from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure
 from gateway.wire.open_name import OpenName, is_target, parse_open_name
 from gateway.wire.xdr import XdrError
 
@@ -41,14 +41,6 @@ if TYPE_CHECKING:
 _FAREWELL = 0.02
 #: Calls of one client at a time on the way to its hypervisor, which takes five messages.
 _TOGETHER = 4
-#: Registrations for events that one client may have, for libvirtd keeps all of them; what adds one, and what
-#: takes one away.
-_EVENTS = 1024
-_REGISTRATIONS = {
-    name: 1 if found[1] is None else -1
-    for name in names()
-    if (found := re.fullmatch(r"\w+_EVENT(?:_CALLBACK)?_(DE)?REGISTER(?:_ANY)?", name))
-}
 #: Features that are ours to answer: what passes descriptors, and what needs two daemons, we do not have.
 _KEEPALIVE, _OWN_FEATURES = 10, frozenset({1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13})
 _PASSES_DESCRIPTORS = frozenset(
@@ -82,7 +74,7 @@ class LibvirtSession:
         self._opened = False
         self._gone = False
         self._flowing = True
-        self._registered = 0
+        self._registrations = Registrations(door.clock)
         self._turns = DeferredSemaphore(_TOGETHER)
         self._working: dict[int, Deferred[None]] = {}
         self._streams: dict[int, ServedStream] = {}
@@ -198,14 +190,17 @@ class LibvirtSession:
 
     def _cut(self, reason: str) -> None:
         """End all that goes to the hypervisor."""
-        self._gone = True
+        before, self._gone = self._gone, True
+        if self._upstream is not None and not before:
+            if self._upstream.alive:
+                self._upstream.read(True)  # for the answers, whether the client takes them or not
+            self._upstream.lost = lambda word: None
+            self._upstream.event = lambda procedure, values: None
+            self._registrations.close(self._upstream)
         for work in list(self._working.values()):
             work.cancel()
         for stream in list(self._streams.values()):
             stream.stop(reason)
-        if self._upstream is not None:
-            self._upstream.lost = lambda word: None
-            self._upstream.close()
 
     def _ended(self, word: str) -> None:
         """The ticket has ended, or an operator ends the session.
@@ -321,7 +316,7 @@ class LibvirtSession:
             raise refusal(38, "this hypervisor is not there for you any more")
         if procedure.name in _PASSES_DESCRIPTORS:
             raise refusal(84, "Operation not supported: descriptors cannot be passed on this connection")
-        if _REGISTRATIONS.get(procedure.name, 0) + self._registered > _EVENTS:
+        if self._registrations.full(procedure):
             raise refusal(9, "operation failed: too many registrations for events")
         scope = self._scope(caller, site)
         if scope.restricted:
@@ -348,7 +343,6 @@ class LibvirtSession:
                 Desk.learn(site, plan.procedure, plan.arguments, results)
             else:
                 results = plan.ready
-            self._registered += _REGISTRATIONS.get(procedure.name, 0)
             self._server.reply(message, procedure.results.pack(plan.answer(results)))
         except LibvirtError as error:
             raise plan.failure(error) from None
@@ -362,7 +356,10 @@ class LibvirtSession:
             if self._gone:
                 # Whoever had the turn before has left with us.
                 raise errors.Interrupted(maybe_executed=False)
-            return await upstream.call(procedure, arguments)
+            self._registrations.asked(procedure)
+            results = await upstream.call(procedure, arguments)
+            self._registrations.done(procedure)
+            return results
         finally:
             self._turns.release()
 

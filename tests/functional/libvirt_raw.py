@@ -64,6 +64,22 @@ class Raw:
         """Say *data*."""
         self._socket.sendall(data)
 
+    def flood(self, data: bytes, patience: float, times: int) -> int:
+        """Say *data* many *times*, until nobody takes it for *patience* seconds; return how much is left."""
+        self._socket.settimeout(patience)
+        left = times * len(data)
+        try:
+            for _ in range(times):
+                view = memoryview(data)
+                while view:
+                    sent = self._socket.send(view)
+                    view, left = view[sent:], left - sent
+        except TimeoutError:
+            pass
+        finally:
+            self._socket.settimeout(20)
+        return left
+
     def next(self) -> Message | None:
         """The next message; None at the end."""
         kept: list[Message] = []

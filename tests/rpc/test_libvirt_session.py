@@ -544,6 +544,31 @@ class LifeTests(LibvirtStage):
         client.leave()
         self.assertEqual((len(self.daemon.arrived), self.daemon.live), (4, []))
 
+    def test_left_with_registrations(self) -> None:
+        """Where there are registrations the connection stays for its last answers: libvirtd would crash."""
+        ask = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
+        for registered, answered in ((True, True), (True, False), (False, False)):
+            client = self.opened()
+            peer = self.upstream
+            if registered:
+                client.call(ask, eventID=0, dom=None)
+            client.say(*(client.message("DOMAIN_GET_STATE", dom=ALICE, flags=0) for _ in range(9)))
+            client.listen()
+            self.assertEqual(len(peer.asked), 4)
+            client.server.pauseProducing()
+            client.leave()
+            self.assertEqual(peer.lost, not registered)
+            self.assertTrue(peer.reading)
+            self.assertEqual(self.sessions.list(), ())
+            if answered:
+                for asked in list(peer.asked):
+                    asked.answer(state=1, reason=0)
+            if registered:
+                peer.tell("DOMAIN_EVENT_CALLBACK_REBOOT", callbackID=1, dom=ALICE)
+            self.turn(1 if answered else 31)
+            self.assertTrue(peer.lost)
+            self.assertEqual([it.name for it in peer.came].count("DOMAIN_GET_STATE"), 4)
+
     def test_lost(self) -> None:
         """When the hypervisor is lost calls end with an error, and the connection after them."""
         client = self.opened()
