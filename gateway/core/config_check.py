@@ -158,11 +158,16 @@ def check(config: Config, only: Container[str] | None = None) -> list[str]:
 
 def doubts(config: Config) -> Iterator[str]:
     """What is no problem and yet will not work, a sentence each; *config* has passed :func:`check`."""
-    listens = [endpoint for section, _, endpoint, tls in config.ports() if section == "tunnel" and tls]
-    if not listens or config.tls.certificate is None:
+    if config.tls.certificate is None:
         return
     place = f"{config.file}: [tls] certificate: {config.tls.certificate}"
-    known = _addresses(certificates(config.tls.certificate)[0])
+    leaf = certificates(config.tls.certificate)[0]
+    if config.libvirt is not None and config.libvirt.tls and not _serves_libvirt(leaf):
+        yield f"{place}: its key may not encipher keys, and clients of libvirt insist on that"
+    listens = [endpoint for section, _, endpoint, tls in config.ports() if section == "tunnel" and tls]
+    if not listens:
+        return
+    known = _addresses(leaf)
     if not known:
         yield f"{place}: names no IP address, and SPICE clients accept an https proxy by nothing else"
         return
@@ -174,6 +179,15 @@ def doubts(config: Config) -> Iterator[str]:
             continue
         if not address.is_unspecified and address not in known:
             yield f"{place}: does not name {address}, by which SPICE clients reach [tunnel] with TLS"
+
+
+def _serves_libvirt(leaf: x509.Certificate) -> bool:
+    """Whether clients of libvirt take *leaf*. Source: libvirt 9.0, virnettlscontext.c, key usage."""
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage)
+    except (x509.ExtensionNotFound, ValueError):
+        return True
+    return not usage.critical or (usage.value.digital_signature and usage.value.key_encipherment)
 
 
 def _addresses(leaf: x509.Certificate) -> set[IPv4Address | IPv6Address]:

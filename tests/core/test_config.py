@@ -7,9 +7,12 @@ import json
 import re
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.endpoints import serverFromString
@@ -423,6 +426,32 @@ class CheckTests(ConfigCase):
             self.assertEqual(len(found), 1 if words else 0, (addresses, more, found))
             self.assertIn(words, "".join(found))
             self.assertEqual(load(self.file).warnings, ())
+
+    def test_key_usage(self) -> None:
+        """A certificate that clients of libvirt do not accept is a warning where there are such."""
+        now = datetime.now(UTC)
+        ca = authority(now)
+        made = ca.issue("gw", now=now, names=["gw.invalid"])
+        for encipher, critical, more, words in (
+            (False, True, "[libvirt]\n", "may not encipher keys"),
+            (False, True, "", ""),
+            (False, False, "[libvirt]\n", ""),
+            (True, True, "[libvirt]\n", ""),
+        ):
+            usage = x509.KeyUsage(True, False, encipher, *[False] * 6)
+            builder = x509.CertificateBuilder().subject_name(made.certificate.subject)
+            builder = builder.issuer_name(ca.certificate.subject).public_key(made.key.public_key())
+            builder = builder.serial_number(7).add_extension(usage, critical)
+            builder = builder.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(9))
+            names = x509.SubjectAlternativeName([x509.DNSName("gw.invalid")])
+            signed = builder.add_extension(names, False).sign(ca.key, hashes.SHA256())
+            (self.base / "pki" / "gateway.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+            (self.base / "pki" / "gateway.key").write_bytes(made.key_pem)
+            base = "[tls]\ncertificate = pki/gateway.pem\nkey = pki/gateway.key\n"
+            self.file.write_text(f"[gateway]\nstate_dir = v\nrun_dir = v\n{base}{more}")
+            found = load(self.file, opened=True).warnings
+            self.assertEqual(len(found), 1 if words else 0, (encipher, critical, found))
+            self.assertIn(words, "".join(found))
 
     def test_nonsense(self) -> None:
         """Files that hold something else are a problem, and nothing of them is shown."""
