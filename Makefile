@@ -18,7 +18,7 @@ ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py endura
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test test-shown test-virt test-rest peers conformance bench docs install install-dev dist clean
+.PHONY: help run check lint types test test-shown test-virt test-rest test-units peers conformance bench docs install install-dev dist clean
 
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
@@ -69,7 +69,7 @@ types: $(VENV)/.made-test
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
 	rm -f .coverage .coverage.*
 	GATEWAY_FAST=off $(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
-	$(MAKE) --no-print-directory -j3 --output-sync=target test-shown test-virt test-rest
+	$(MAKE) --no-print-directory -j4 --output-sync=target test-shown test-virt test-rest test-units
 	$(BIN)/python -m coverage run -m pytest $(ALONE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -82,7 +82,10 @@ test-virt:
 	$(BIN)/python -m coverage run -m pytest $(wildcard $(VIRT))
 
 test-rest:
-	$(BIN)/python -m coverage run -m pytest $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
+	$(BIN)/python -m coverage run -m pytest tests/functional $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
+
+test-units:
+	$(BIN)/python -m coverage run -m pytest --ignore=tests/functional
 
 # Every case of the websocket standard, the large and slow ones too, in a minute or two.
 conformance: $(VENV)/.made-test
