@@ -103,10 +103,12 @@ class RealEventsTest(ReactorTestCase):
             ("start", ["lifecycle resumed unpaused", "lifecycle started booted"], ["running", "running"]),
             ("suspend", ["lifecycle suspended paused"], ["paused"]),
             ("resume", ["lifecycle resumed unpaused"], ["running"]),
-            ("destroy", ["lifecycle shutdown host", "lifecycle stopped destroyed"], ["shutdown", "shutoff"]),
+            ("destroy", ["lifecycle stopped destroyed"], ["shutoff"]),
         ):
             self.daemon.virsh(command, "tiny")
-            events = await self.told_until(listener, story[-1])
+            told = await self.told_until(listener, story[-1])
+            # Before the end of a guest there is this one, if QEMU could say so before it was killed.
+            events = [event for event in told if self._short(event) != "lifecycle shutdown host"]
             self.assertEqual([self._short(event) for event in events], story)
             self.assertEqual([event.get("state") for event in events], states)
             self.assertEqual(self._true_state("tiny"), (states[-1], events[-1]["reason"]))
