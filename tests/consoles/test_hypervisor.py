@@ -287,7 +287,7 @@ class LineTests(_LabCase):
         """A machine that takes nothing stops the browser, and loses no byte of it."""
         page, stream = await self.line()
         stream.full(True)
-        total = 16 * MIB
+        total = 6 * MIB
         for _ in range(total // 65536):
             page.transport.write(client(BINARY, bytes(65536)))
         await self.pause(0.3)
