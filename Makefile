@@ -69,7 +69,7 @@ types: $(VENV)/.made-test
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
 	rm -f .coverage .coverage.*
 	GATEWAY_FAST=off $(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
-	$(MAKE) --no-print-directory -j4 --output-sync=target test-shown test-virt test-rest test-units
+	$(MAKE) --no-print-directory -j3 --output-sync=target test-shown test-units test-virt test-rest
 	$(BIN)/python -m coverage run -m pytest $(ALONE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
