@@ -18,16 +18,14 @@ from gateway.wire.libvirt_schema import Procedure
 _MUCH = 2000
 
 
-@define(eq=False)
-class Waiter:
-    """One who waits for an answer.
+class Waiter(Deferred[Any]):
+    """One who waits for an answer, and is given it.
 
     :ivar due: until when, seconds of the clock; None when he does not any more.
     """
 
     job: Job
     due: float | None
-    answer: Deferred[Any] = field(init=False)
 
 
 @define(eq=False)
@@ -84,16 +82,22 @@ class Job:
     def answered(self, values: Any, clock: IReactorTime) -> None:
         """Give *values* to all who wait, who share what is in them; much of it to one in each turn."""
         waiters, self.waiters = self.waiters, []
+        if len(waiters) == 1:
+            waiter = waiters[0]
+            waiter.due = None
+            if not waiter.called:
+                waiter.callback(values)
+            return
         for waiter in waiters:
             waiter.due = None
         turns = len(waiters) > 1 and weight(values, _MUCH) > _MUCH
 
         def give() -> None:
             while waiters:
-                answer = waiters.pop(0).answer
-                if answer.called:
+                waiter = waiters.pop(0)
+                if waiter.called:
                     continue  # it was given up meanwhile
-                answer.callback(dict(values) if waiters else values)
+                waiter.callback(dict(values) if waiters else values)
                 if turns:
                     break
             if waiters:
@@ -108,7 +112,7 @@ class Job:
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.due = None
-            waiter.answer.errback(Failure(error))
+            waiter.errback(Failure(error))
         if not waiters:
             self.late(error)
 

@@ -19,14 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway import errors
-from gateway.core.deadlines import Deadlines
 from gateway.rpc.breaker import Breaker
 from gateway.rpc.connection import LibvirtConnection
 from gateway.rpc.fair_queue import FairQueue
 from gateway.rpc.job import Job, Line, Waiter
+from gateway.rpc.patience import Patience
 
-#: Seconds between two looks at what is late.
-_RESOLUTION = 0.05
 #: Weight of the last answer in the mean.
 _NEWEST = 0.2
 #: Seconds that a connection has to say good-bye.
@@ -91,9 +89,7 @@ class Pool:
         self._lines: list[Line] = []
         self._opening: Deferred[LibvirtConnection] | None = None
         self._again: IDelayedCall | None = None
-        self._deadlines: Deadlines[Waiter | Job | Line] = Deadlines(
-            clock, lambda item: item.due, self._late, resolution=_RESOLUTION
-        )
+        self._patience = Patience(clock, self._late)
         self._pumping = False
         self._stopped: Deferred[None] | None = None
 
@@ -134,11 +130,13 @@ class Pool:
                 except errors.Busy:
                     raise errors.Busy(retry_after=self._estimate()) from None
                 job.principals.append(principal)
-        waiter = Waiter(job, due)
-        waiter.answer = Deferred(lambda _: self._leave(waiter))
+        waiter = Waiter(self._leave)  # type: ignore[arg-type]  # it is told what it is of
+        waiter.job, waiter.due = job, due
         job.waiters.append(waiter)
-        job.due = None
-        self._deadlines.arm(waiter)
+        if job.due is not None:
+            job.due = None
+            self._patience.forget(job)
+        self._patience.expect(waiter, due)
         if line is not None:
             self._pumping = True
             try:
@@ -147,7 +145,7 @@ class Pool:
                 self._pumping = False
         if self._queue:
             self.pump()
-        return waiter.answer
+        return waiter
 
     def stop(self) -> Deferred[None]:
         """Give everything up; fire when all connections are closed."""
@@ -161,7 +159,7 @@ class Pool:
             self._refuse(errors.TargetDown(reason="stopped"))
             for line in [*self._lines]:
                 self._close(line, "stopped")
-            self._deadlines.stop()
+            self._patience.stop()
             if self._lines:
                 self._again = self._clock.callLater(_FAREWELL, self._cut)
             elif not self._stopped.called:
@@ -206,7 +204,7 @@ class Pool:
         """A connection that takes one more call, the oldest first."""
         window = self._limits.window
         for line in self._lines:
-            if len(line.jobs) < window and line.usable:
+            if len(line.jobs) < window and line.connection.alive and not line.condemned:
                 return line
         return None
 
@@ -217,7 +215,6 @@ class Pool:
         job.principals.clear()
         job.payer, job.line, job.sent = principal, line, self._clock.seconds()
         line.jobs.add(job)
-        line.due = None
         self.began(job)
         job.send(line, self._answered, self._failed)
 
@@ -293,12 +290,16 @@ class Pool:
 
     def _free(self, job: Job) -> None:
         """*job* has its place no more."""
-        line, job.line, job.due = job.line, None, None
-        self._deadlines.forget(job)
+        line, job.line = job.line, None
+        if job.due is not None:
+            job.due = None
+            self._patience.forget(job)
         if line is not None:
             line.jobs.discard(job)
-            self._retire(line)
-            self._rest(line)
+            if line.condemned:
+                self._retire(line)
+            if not line.jobs:
+                self._rest(line)
 
     def _refuse(self, error: errors.GatewayError) -> None:
         """Nothing that waits is sent."""
@@ -311,7 +312,7 @@ class Pool:
     def _over(self, job: Job, result: Any) -> None:
         """*job* is not sent any more; those who wait are told next."""
         for waiter in job.waiters:
-            self._deadlines.forget(waiter)
+            self._patience.leave(waiter)
         self.ended(job, result)
 
     # -- those who do not wait any more ----------------------------------------------------
@@ -319,7 +320,7 @@ class Pool:
     def _leave(self, waiter: Waiter) -> None:
         """*waiter* does not want the answer any more."""
         waiter.due = None
-        self._deadlines.forget(waiter)
+        self._patience.leave(waiter)
         job = waiter.job
         if waiter in job.waiters:
             job.waiters.remove(waiter)
@@ -327,7 +328,7 @@ class Pool:
             return
         if job.line is not None:
             job.due = self._clock.seconds() + self._limits.grace
-            self._deadlines.arm(job)
+            self._patience.arm(job)
             self._retire(job.line)
         elif job.principals:
             for principal in job.principals:
@@ -343,7 +344,7 @@ class Pool:
             sent = item.job.line is not None
             item.job.overdue = True
             self._leave(item)
-            item.answer.errback(errors.DeadlinePassed(maybe_executed=sent and not item.job.read))
+            item.errback(errors.DeadlinePassed(maybe_executed=sent and not item.job.read))
         elif isinstance(item, Line):
             older = self._lines[: self._lines.index(item)]
             if not item.jobs and any(line.usable for line in older):
@@ -358,8 +359,10 @@ class Pool:
     def _rest(self, line: Line) -> None:
         """Close *line* after a while if it is not used until then, and not the only one."""
         if not line.jobs and line.usable:
+            unknown = line.due is None
             line.due = self._clock.seconds() + self._limits.idle
-            self._deadlines.arm(line)
+            if unknown:
+                self._patience.arm(line)
 
     def _retire(self, line: Line) -> None:
         """Cut *line* if it is condemned, and nobody waits on it for what cannot be repeated."""
@@ -375,7 +378,7 @@ class Pool:
                 line.connection.close()
 
     def _lost(self, line: Line, reason: str) -> None:
-        self._deadlines.forget(line)
+        self._patience.forget(line)
         self._lines.remove(line)
         if self._stopped is not None:
             if not self._lines and not self._stopped.called:
