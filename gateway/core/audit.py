@@ -18,7 +18,8 @@ from twisted.logger import Logger
 
 from gateway.core.logs import rfc3339
 
-#: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number; ``count`` sums up.
+#: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number, and ``console`` that of
+#: the first tunnel of a viewer; ``count`` sums up.
 FIELDS = frozenset(
     {
         "kind",
@@ -33,7 +34,7 @@ FIELDS = frozenset(
         "result",
         "reason",
     }
-    | {"bytes_in", "bytes_out", "duration_ms", "incident", "count"}
+    | {"bytes_in", "bytes_out", "duration_ms", "incident", "count", "console"}
 )
 #: Events of which one address gets only so many lines a minute.
 REFUSALS = frozenset({"token.refused", "ticket.refused", "upstream.refused", "limit"})

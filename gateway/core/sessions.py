@@ -28,6 +28,7 @@ class Session:
     :ivar fingerprint: of the ticket, empty for a session without.
     :ivar peer: address of the client, None for one without.
     :ivar readonly: nothing can be changed with it.
+    :ivar console: the first session of all that one viewer has, by its id; empty where that is not known.
     :ivar since: seconds since the epoch.
     :ivar bytes_in: from the client.
     :ivar bytes_out: to the client.
@@ -48,6 +49,7 @@ class Session:
     bytes_in: int = 0
     bytes_out: int = 0
     readonly: bool = False
+    console: str = ""
     closed: bool = field(default=False, init=False)
     hold: Hold | None = field(default=None, init=False, repr=False)
     _rate: float = field(default=0.0, init=False, repr=False)
@@ -94,6 +96,7 @@ class Session:
             "peer": self.peer,
             "target": self.target,
             "readonly": self.readonly,
+            "console": self.console,
             "listener": self.listener,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
@@ -249,5 +252,6 @@ class SessionTable:
                 peer=session.peer,
                 listener=session.listener or None,
                 target=session.target,
+                console=session.console or None,
                 **fields,
             )

@@ -43,9 +43,12 @@ def session_row(session: Mapping[str, Any], now: float) -> list[object]:
 
 
 def session_table(sessions: Sequence[Mapping[str, Any]], now: float, width: int | None) -> str:
-    """All *sessions*; with a bar behind those whose size is known."""
+    """All *sessions*; tunnels with the console they belong to, and a bar behind those whose size is known."""
     rows = [session_row(session, now) for session in sessions]
     headers: tuple[str, ...] = _HEADERS
+    if any(session.get("console") for session in sessions):
+        headers = (*headers, "CONSOLE")
+        rows = [[*row, session.get("console")] for row, session in zip(rows, sessions, strict=True)]
     bars = [progress(session) for session in sessions]
     if any(bars):
         headers = (*headers, "PROGRESS")
@@ -159,6 +162,8 @@ def plain(session: Mapping[str, Any], now: float) -> str:
     """One session as one line, for files and pipes."""
     pairs = zip(_HEADERS, session_row(session, now), strict=True)
     words = [f"{name.lower()}={cell(value).replace(' ', '')}" for name, value in pairs]
+    if session.get("console"):
+        words.append(f"console={session['console']}")
     return " ".join([*words, progress(session)]).rstrip()
 
 

@@ -19,12 +19,13 @@ class Console:
     """One console.
 
     :ivar opening: tunnels that are about to be.
+    :ivar sessions: of its tunnels, and what viewer each of them is of; None while that is not known.
     """
 
     _consoles: Consoles = field(repr=False)
     _key: object = field(repr=False)
     opening: int = 0
-    sessions: dict[Session, None] = field(factory=dict, repr=False)
+    sessions: dict[Session, object] = field(factory=dict, repr=False)
     _moved: float = 0.0
     _timer: IDelayedCall | None = field(default=None, repr=False)
 
@@ -37,6 +38,13 @@ class Console:
         self.sessions[session] = None
         self.moved()
         self._watch()
+
+    def group(self, session: Session, viewer: object) -> None:
+        """Put a tunnel to the others of *viewer*; the first of these has given them its name."""
+        if session in self.sessions:
+            first = next((it for it, known in self.sessions.items() if known == viewer), session)
+            session.console = first.console or session.id
+            self.sessions[session] = viewer
 
     def leave(self, session: Session) -> None:
         """A tunnel is closed."""

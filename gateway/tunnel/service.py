@@ -83,7 +83,7 @@ class _Opening:
         self._admission = admission
         self._console = console
         self._session: Session
-        self._tunnel = Tunnel(service.clock, Watch(self._moved, self._named), guarded=guarded)
+        self._tunnel = Tunnel(service.clock, Watch(self._moved, self._named, self._grouped), guarded=guarded)
         self._dialing: Deferred[Any] | None = None
         self._word = ""
 
@@ -174,6 +174,10 @@ class _Opening:
     def _named(self, name: str) -> None:
         self._session.target = f"{self._admission.name} {name}"
         self._service.opened(name)
+
+    def _grouped(self, number: int) -> None:
+        # Numbers of two machines have nothing to do with each other.
+        self._console.group(self._session, (self._admission.target.host, number))
 
 
 def _subject(transport: Any) -> str | None:

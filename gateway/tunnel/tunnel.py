@@ -59,10 +59,12 @@ class Watch:
 
     :ivar moved: how many bytes went from the client, and to it.
     :ivar named: what it carries.
+    :ivar grouped: the number that a server and its one client know their connections by.
     """
 
     moved: Callable[[int, int], object]
     named: Callable[[str], object]
+    grouped: Callable[[int], object]
 
 
 @implementer(IPushProducer)
@@ -170,6 +172,7 @@ class Tunnel:
         self._link = SpiceLink() if guarded else None
         self._held = b""
         self._looked = 0
+        self._grouped = False
         self._timer: IDelayedCall | None = None
         self._word = ""
 
@@ -213,6 +216,7 @@ class Tunnel:
             return
         if link.message is not None:
             self._known(name_of(link.message))
+            self._group(link.message.connection_id)
             self._settle(len(data))
 
     def _look_back(self, data: bytes) -> None:
@@ -221,6 +225,7 @@ class Tunnel:
         if self._link is not None:
             try:
                 self._link.receive_server(data)
+                self._group(self._link.session_id)
             except errors.GatewayError:
                 self._flow()
         self._settle(len(data))
@@ -233,6 +238,12 @@ class Tunnel:
             self.server.transport.resumeProducing()
         held, self._held = self._held, b""
         self._pass(self.client, held)
+
+    def _group(self, number: int | None) -> None:
+        """A channel is asked for by the number of its session, which the server told on the main one."""
+        if number and not self._grouped:
+            self._grouped = True
+            self._watch.grouped(number)
 
     def _settle(self, size: int) -> None:
         """Stop to listen once there is nothing more to learn, or it takes too long."""

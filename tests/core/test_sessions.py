@@ -78,6 +78,7 @@ class SessionTests(SynchronousTestCase):
             "principal": "alice",
             "peer": "192.0.2.1",
             "listener": "consoles",
+            "console": None,
             "target": "vnc://192.0.2.2:5900",
         }
         ending = {"reason": "left", "bytes_in": 3, "bytes_out": 4, "duration_ms": 1500}
@@ -97,6 +98,7 @@ class SessionTests(SynchronousTestCase):
                 "peer": "192.0.2.1",
                 "target": "vnc://192.0.2.2:5900",
                 "readonly": False,
+                "console": "",
                 "listener": "consoles",
                 "bytes_in": 0,
                 "bytes_out": 0,

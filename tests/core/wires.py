@@ -30,6 +30,7 @@ from zope.interface import implementer
 
 from gateway import errors
 from gateway.core import dev_pki, fasttls, tls
+from gateway.core.audit import FIELDS
 from gateway.core.channel import HttpChannel
 from gateway.core.dial import Dialer
 from gateway.core.exchange import Exchange
@@ -311,6 +312,7 @@ class WireCase(SynchronousTestCase):
         self.log.append((exchange.status, exchange.body.received, exchange.sent))
 
     def _audit(self, event: str, /, **fields: object) -> None:
+        self.assertLessEqual(fields.keys(), FIELDS, "what the audit trail may say")
         self.trail.append((event, fields))
 
     def wall(self) -> float:

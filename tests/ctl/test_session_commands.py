@@ -32,6 +32,20 @@ class Sessions(ControlTestCase):
         self.assertEqual((await self.run_it("session", "list", "--json")).document, {"sessions": [SESSION]})
 
     @asynchronous
+    async def test_consoles(self) -> None:
+        """Tunnels show which console they are a part of; where there is none there is no such column."""
+        tunnel = {**SESSION, "id": "d4e5f6", "kind": "tunnel", "console": "cafe00cafe00"}
+        self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION, tunnel]}))
+        heading, image, shown = (await self.run_it("session", "list")).out.splitlines()
+        self.assertTrue(heading.endswith("CONSOLE") and shown.endswith(" cafe00cafe00"), heading)
+        self.assertTrue(image.endswith(" -"))
+        ran = await self.run_it("session", "watch", "-n", "1", "-i", "100ms")
+        self.assertTrue(ran.out.splitlines()[1].endswith(" console=cafe00cafe00"))
+        self.assertNotIn("console=", ran.out.splitlines()[0])
+        self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
+        self.assertNotIn("CONSOLE", (await self.run_it("session", "list")).out)
+
+    @asynchronous
     async def test_kill(self) -> None:
         """Every session named is ended, and one that is not there is reported."""
         self.fake.reply("DELETE /sessions/a1", Reply(status=204))

@@ -86,6 +86,8 @@ class ViewerTests(_Case):
         for name in ("main", "display", "inputs", "cursor"):
             self.assertIn(f":{self.qemu.spice_port} {name}", listed)
         self.assertIn("alice", listed)
+        (main,) = [it for it in self.gateway.sessions() if it["target"].endswith(" main")]
+        self.assertEqual([it["console"] for it in self.gateway.sessions()], [main["id"]] * 4)
         self.assertNotIn(ticket, listed)
         self.gateway.delete(ticket)
         wait_for(

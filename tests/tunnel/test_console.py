@@ -115,6 +115,22 @@ class ConsoleTests(SynchronousTestCase):
         tunnels[0].session.end("killed")
         self.open()
 
+    def test_viewers(self) -> None:
+        """Each tunnel says whose it is by the first one of its viewer, be that gone or not."""
+        main, display, third = (self.open() for _ in range(3))
+        two, other = self.open("b"), self.open("c")
+        for tunnel, viewer in ((main, 7), (third, 8), (display, 7)):
+            tunnel.console.group(tunnel.session, viewer)
+        two.console.group(two.session, 7)
+        found = [it.session.console for it in (main, display, third, two, other)]
+        self.assertEqual(found, [main.session.id, main.session.id, third.session.id, two.session.id, ""])
+        main.session.end("left")
+        late = self.open()
+        late.console.group(late.session, 7)
+        self.assertEqual(late.session.console, main.session.id)
+        main.console.group(main.session, 8)
+        self.assertNotIn(main.session, main.console.sessions, "what is over stays so")
+
     def test_forgotten(self) -> None:
         """Of a console without tunnels nothing is left, whether one was ever opened or not."""
         self.consoles.given("a", self.consoles.place("a"))

@@ -386,6 +386,33 @@ class BytesTests(TunnelCase):
         self.assertEqual(self.opened, ["display"])
         self.assertNotIn(ID, f"{self.trail} {shown}")
 
+    def test_two_viewers(self) -> None:
+        """Two viewers with one ticket are two consoles in the list, as far as what they say can be read."""
+        self.grant()
+        for number in (71, 72):
+            peer, host = self.open()
+            client, server = (
+                spice_server.Client(hello=spice_server.link()),
+                spice_server.Server(session_id=number),
+            )
+            peer.out += client.hello
+            while not client.heard:
+                self.step()
+                host.out += server.receive(bytes(host.got))
+                host.got.clear()
+                peer.out += client.receive(bytes(peer.got))
+                peer.got.clear()
+        self.open(spice_server.link(72, kind=2))
+        self.open(spice_server.link(71, kind=3))
+        self.open(HELLO)
+        one, two, third, fourth, fifth = self.sessions.list()
+        self.assertEqual(
+            [it.console for it in (one, two, third, fourth, fifth)], [one.id, two.id, two.id, one.id, ""]
+        )
+        self.successResultOf(Deferred.fromCoroutine(self.registry.revoke(ID)))
+        shown = [it["console"] for event, it in self.trail if event == "session.close"]
+        self.assertEqual(shown, [one.id, two.id, two.id, one.id, None])
+
     def test_last_bytes(self) -> None:
         """What was sent before the end arrives before it."""
         self.grant()

@@ -38,8 +38,11 @@ class TunnelCase(SynchronousTestCase):
         self.clock = Clock()
         self.sent = self.received = 0
         self.names: list[str] = []
+        self.groups: list[int] = []
         self.words: list[str] = []
-        self.tunnel = Tunnel(self.clock, Watch(self.moved, self.names.append), guarded=self.guarded)
+        self.tunnel = Tunnel(
+            self.clock, Watch(self.moved, self.names.append, self.groups.append), guarded=self.guarded
+        )
         self.tunnel.over.addCallback(self.words.append)
         self.server = Wire(self.tunnel.server)
 
@@ -86,6 +89,22 @@ class GuardTests(TunnelCase):
                 self.assertEqual((self.names, self.server.taken()), ([name], hello))
                 self.assertEqual((self.sent, self.received), (len(hello), 0))
                 self.finish()
+
+    def test_grouped(self) -> None:
+        """All of one viewer are known by one number: the server says it on main, the client on the others."""
+        server, client = spice_server.Server(session_id=77), spice_server.Client(hello=spice_server.link())
+        self.begin(client.hello)
+        for _ in range(2):
+            self.server.receive(server.receive(self.server.taken()))
+            self.client.receive(client.receive(self.client.taken()))
+        self.assertEqual((client.result, self.groups), (0, [77]))
+        self.finish()
+        for hello, groups in ((spice_server.link(78, kind=2), [78]), (HELLO, []), (spice_server.link(), [])):
+            self.start()
+            self.begin(hello)
+            self.server.receive(REPLY)
+            self.assertEqual(self.groups, groups)
+            self.finish()
 
     def test_names(self) -> None:
         """Channels have the names of the protocol, and a number where there are several."""
