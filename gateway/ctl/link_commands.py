@@ -23,6 +23,8 @@ from gateway.ctl.viewer_command import Viewer
 from gateway.wire.ticket_json import Kind
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.")
+#: Seconds a link is good for when nothing is said.
+_TIMEOUT = 3600
 #: States nothing comes after, and what to say of them.
 _OVER = {
     "expired": "the ticket expired",
@@ -38,7 +40,7 @@ class _Link(Command):
     completes = FILES
     optParameters: ClassVar[list[Row]] = [
         param(
-            "timeout", "t", 3600, "how long the link is good for, and each pause [default: 1h]", whole_seconds
+            "timeout", "t", None, "how long the link is good for, and each pause [default: 1h]", whole_seconds
         ),
         param("uses", "n", None, "sessions it may open in all [default: any number]", parse_count),
         param("principal", "P", None, "who it is given to, for the audit trail"),
@@ -88,7 +90,7 @@ class _Link(Command):
             "url": self.url,
             "size": total,
             "ops": [self.op],
-            "timeout": self["timeout"],
+            "timeout": self["timeout"] or _TIMEOUT,
             **{name: self[name] for name in ("uses", "principal", "filename") if self[name]},
         }
         await install(shell, ticket)
@@ -203,7 +205,7 @@ class Console(Command):
         param(
             "timeout",
             "t",
-            3600,
+            None,
             "how long the link and its consoles are good for [default: 1h]",
             whole_seconds,
         ),
@@ -228,7 +230,7 @@ class Console(Command):
             "kind": str(Kind.CONSOLE),
             "url": self.url,
             "ops": ["view"] if self["view"] else ["view", "control"],
-            "timeout": self["timeout"],
+            "timeout": self["timeout"] or _TIMEOUT,
         }
         ticket |= {name: True for name in ("shared", "record") if self[name]}
         if self["one-time"]:

@@ -14,6 +14,8 @@ from gateway.ctl.display import since, size, table
 from gateway.ctl.shell import Failed, Shell
 from gateway.ctl.ticket_commands import install, new_id
 
+#: Seconds a link is good for when nothing is said.
+_TIMEOUT = 3600
 #: Of a list, in one answer.
 _PAGE = 1000
 
@@ -59,7 +61,7 @@ class Replay(Command):
     )
     example = "gatewayctl link recording 20260131T120000Z-0123456789ab-0123456789ab.fbs --timeout 15m"
     optParameters: ClassVar[list[Row]] = [
-        param("timeout", "t", 3600, "how long the link is good for [default: 1h]", whole_seconds),
+        param("timeout", "t", None, "how long the link is good for [default: 1h]", whole_seconds),
         param("principal", "P", None, "who it is given to, for the audit trail"),
     ]
 
@@ -82,7 +84,7 @@ class Replay(Command):
             "url": Path(found["path"]).as_uri(),
             "size": found["size"],
             "ops": ["read"],
-            "timeout": self["timeout"],
+            "timeout": self["timeout"] or _TIMEOUT,
             "filename": self.name,
             **({"principal": self["principal"]} if self["principal"] else {}),
         }

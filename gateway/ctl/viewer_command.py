@@ -23,6 +23,8 @@ from gateway.wire.viewer_file import ViewerFile
 _PROXY = re.compile(
     r"(?P<scheme>https?)://(?P<place>(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)/?"
 )
+#: Seconds a ticket is good for when nothing is said.
+_TIMEOUT = 300
 
 
 class Viewer(Command):
@@ -45,7 +47,7 @@ class Viewer(Command):
             "the file to write, which must be new [default: to standard output]",
             files=True,
         ),
-        param("timeout", "t", 300, "how long it can be used to connect [default: 5m]", whole_seconds),
+        param("timeout", "t", None, "how long it can be used to connect [default: 5m]", whole_seconds),
         param("principal", "P", None, "who it is given to, for the audit trail"),
         param("secret-file", "S", None, "holds the console's password, - is standard input", files=True),
         param("ca", "c", None, "holds who vouches for the machine's certificate, PEM", files=True),
@@ -82,7 +84,7 @@ class Viewer(Command):
             "kind": str(Kind.TUNNEL),
             "urls": [self.url],
             "ops": ["connect"],
-            "timeout": self["timeout"],
+            "timeout": self["timeout"] or _TIMEOUT,
             **({"uses": 1} if self["one-time"] else {}),
             **({"principal": self["principal"]} if self["principal"] else {}),
         }

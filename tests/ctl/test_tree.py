@@ -30,6 +30,7 @@ class Help(ControlTestCase):
             for name, *_ in command.commands():
                 self.assertIn(name, ran.out)
             self.assertIn("\nExample:\n  gatewayctl ", ran.out)
+            self.assertNotRegex(ran.out, r"\[default:[^]]*\]\s+\[default:", path)
 
     @asynchronous
     async def test_groups(self) -> None:
