@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from gateway.core.config_model import Config
+from gateway.core.config_types import fields
 
 _TCP = re.compile(r"tcp:([0-9]+)")
 
@@ -34,10 +35,20 @@ def proxy_urls(config: Config) -> list[str]:
     host = urlsplit(config.gateway.public_url or "").hostname
     if not host:
         return []
-    name = f"[{host}]" if ":" in host else host
     ports = [
-        (encrypted, match[1])
+        (encrypted, match[1], _literal(host, endpoint))
         for section, _, endpoint, encrypted in config.ports()
         if section == "tunnel" and (match := _TCP.match(endpoint))
     ]
-    return [f"{'https' if encrypted else 'http'}://{name}:{port}" for encrypted, port in sorted(ports)]
+    return [
+        f"{'https' if encrypted else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
+        for encrypted, port, name in sorted(ports)
+    ]
+
+
+def _literal(host: str, endpoint: str) -> str:
+    """*host*, or which address of this machine is listened on: SPICE clients try the first of a name only."""
+    if host != "localhost":
+        return host
+    said = dict(fields(endpoint)).get("interface", "")
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(said, said)  # noqa: S104 (compared)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.core.addresses import console_url
+from gateway.core.addresses import console_url, proxy_urls
 from gateway.core.config_model import Config, Gateway, Web
-from gateway.core.config_services import Consoles
+from gateway.core.config_services import Consoles, Tunnel
 
 
 class ConsoleUrlTests(SynchronousTestCase):
@@ -49,3 +49,34 @@ class ConsoleUrlTests(SynchronousTestCase):
         self.assertIsNone(self.url("https://gw.invalid", web=None))
         self.assertIsNone(self.url(None))
         self.assertIsNone(self.url("https://gw.invalid", "systemd:domain=INET:name=consoles"))
+
+
+class ProxyUrlsTests(SynchronousTestCase):
+    """What clients of the tunnel call us."""
+
+    def urls(self, public: str | None, **keys: object) -> list[str]:
+        tunnel = Tunnel.model_validate(keys)
+        return proxy_urls(Config(file=Path("x"), files=(), gateway=Gateway(public_url=public), tunnel=tunnel))
+
+    def test_both(self) -> None:
+        """The public host with the ports of tunnels; what is off, or of somebody else's, is left out."""
+        self.assertEqual(
+            self.urls("https://gw.invalid:54323/x"), ["http://gw.invalid:3128", "https://gw.invalid:3129"]
+        )
+        self.assertEqual(
+            self.urls("https://[2001:db8::1]", tls="yes", tls_listen="off"), ["https://[2001:db8::1]:3128"]
+        )
+        self.assertEqual(
+            self.urls("https://gw.invalid", listen="systemd:domain=INET:name=t"), ["https://gw.invalid:3129"]
+        )
+        self.assertEqual(self.urls(None), [])
+
+    def test_this_machine(self) -> None:
+        """Instead of localhost, whose first address may be another one, stands that which is listened on."""
+        for interface, shown in (
+            ("", "127.0.0.1"), (":interface=127.0.0.1", "127.0.0.1"), (":interface=127.0.0.7", "127.0.0.7"),
+            (":interface=0.0.0.0", "127.0.0.1"), (r":interface=\:\:1", "[::1]"),
+            (r":interface=\:\:", "[::1]"),
+        ):  # fmt: skip
+            found = self.urls("https://localhost:54323", listen=f"tcp:7{interface}", tls_listen="off")
+            self.assertEqual(found, [f"http://{shown}:7"], interface)
