@@ -82,7 +82,7 @@ class Appliance(logs.LoggedService):
         self.consoles = consoles.compose(
             config, base, self.recordings, self._guard.hooks("consoles")["refused"], volumes
         )
-        self.tunnel = tunnel.compose(config, base, self._seen.tunnel)
+        self.tunnel = tunnel.compose(config, base, self._seen.tunnel, partial(self._seen.dial, "tunnel"))
         self._listen()
         self.health.lag.observe = self.metrics.loop_lag.observe
         self.health.lag.setServiceParent(self)

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_address
 from urllib.parse import unquote
 
 #: Characters of a field that are written.
@@ -172,6 +173,7 @@ _ROUTES = frozenset(
 )
 _ROUTES |= {"metrics", "healthz", "readyz"}
 _BELOW = frozenset({"", "*", "extents", "checksum", "algorithms"})
+_PORT = re.compile(r"[0-9]{1,5}")
 _PAGE = re.compile(r"[a-z]{1,16}(?:\.[a-z]{1,5})?")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _KEYS = frozenset({"close", "flush", "context", "algorithm", "block_size", "offset", "size"})
@@ -191,6 +193,21 @@ def clean_target(target: str | bytes) -> str:
     return clean(
         ("/" if path.startswith("/") else "") + "/".join(shown) + (mark + "&".join(kept) if kept else "")
     )
+
+
+#: A name, no part of which is as long as an id that cannot be guessed.
+_NAME = re.compile(r"[A-Za-z0-9-]{1,19}(?:\.[A-Za-z0-9-]{1,19})*")
+
+
+def clean_authority(target: bytes) -> str:
+    """The target of a CONNECT fit for the log: where it leads, unless the host may be, or hold, a ticket."""
+    host, colon, port = target.decode("ascii", "backslashreplace").rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+        shown = host
+    except ValueError:
+        shown = host if _NAME.fullmatch(host) else _hashed(host)
+    return f"{shown}:{port}" if colon and _PORT.fullmatch(port) else clean_target(target)
 
 
 def _tells_nothing(route: str, segment: str) -> bool:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from gateway import errors
 from gateway.core.audit import Audit
 from gateway.core.exchange import Exchange
-from gateway.core.masking import clean_target
+from gateway.core.masking import clean_authority, clean_target
 from gateway.core.metrics import METHODS, Metrics
 from gateway.core.tickets import Ticket
 
@@ -43,7 +43,7 @@ class Observation:
             peer=exchange.peer,
             # What nobody knows may be anything, a body that was taken for a request for one.
             method=method if method in METHODS else "other",
-            target=clean_target(exchange.head.target.decode("ascii")),
+            target=(clean_authority if method == "CONNECT" else clean_target)(exchange.head.target),
             status=status,
             received=exchange.body.received,
             sent=exchange.sent,
@@ -54,10 +54,10 @@ class Observation:
         """A request was refused."""
         if error.reason == "incident":
             self.metrics.incidents.labels(section).inc()
-        elif error.status in (401, 403):
+        elif error.status in (401, 403, 407):
             self.metrics.auth_failures.labels(section, error.reason).inc()
             # The registry writes down what it refuses itself.
-            if error.status == 401:
+            if error.status == 401 or _is_of_token(error):
                 self.audit("token.refused", peer=peer, reason=error.reason, listener=section)
         elif error.status in (429, 503):
             self.metrics.limit_hits.labels(error.reason).inc()
@@ -97,6 +97,12 @@ class Observation:
         """It is known what a tunnel carries, such as ``display 1``."""
         self.metrics.tunnels.labels(name.partition(" ")[0]).inc()
 
+    def dial(self, kind: str, result: str, seconds: float) -> None:
+        """A target was reached, or not; *result* is ``ok``, or the reason of the error."""
+        # What users name is no label.
+        self.metrics.upstream_connects.labels(kind, "", result).inc()
+        self.metrics.upstream_connect_seconds.labels(kind, "", result).observe(seconds)
+
     def token(self, result: str, reason: str) -> None:
         """A token was judged."""
         self.metrics.tokens.labels("images", result, reason).inc()
@@ -104,3 +110,11 @@ class Observation:
     def clock_step(self, step: float) -> None:
         """The wall clock was set, by *step* seconds."""
         self.audit("clock.step", reason=f"{step:.1f}")
+
+
+def _is_of_token(error: BaseException) -> bool:
+    """Whether a signed token was no good, which the registry has not seen."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, errors.Unauthorized):
+        cause = cause.__cause__
+    return cause is not None

@@ -14,18 +14,17 @@ from gateway.tunnel.console import Consoles
 from gateway.tunnel.service import TunnelService
 
 
-def compose(config: Config, base: Base, opened: Callable[[str], object]) -> TunnelService | None:
-    """Make the service, if there is a section for it.
-
-    :param opened: told what each tunnel carries.
-    """
+def compose(
+    config: Config, base: Base, opened: Callable[[str], object], dialed: Callable[[str, float], object]
+) -> TunnelService | None:
+    """Make the service, if there is a section for it; *opened* and *dialed* are its."""
     if config.tunnel is None:
         return None
     clock = base.reactor
     consoles = Consoles(clock)
     proofs = Proofs(base.registry, base.tokens, clock, base.wall)
     access = Access(base.registry, proofs, consoles)
-    service = TunnelService(access, consoles, base.sessions, base.dialer, clock, opened=opened)
+    service = TunnelService(access, consoles, base.sessions, base.dialer, clock, opened=opened, dialed=dialed)
     adopt(service, config)
     return service
 

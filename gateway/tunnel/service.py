@@ -36,6 +36,7 @@ class TunnelService:
 
     :ivar guarded: tunnels are cut that carry neither SPICE nor TLS.
     :ivar opened: told what each tunnel carries, as soon as that is known.
+    :ivar dialed: told how each attempt to reach a target ended, and the seconds it took.
     """
 
     access: Access = field(repr=False)
@@ -45,6 +46,7 @@ class TunnelService:
     clock: IReactorTime = field(repr=False)
     guarded: bool = True
     opened: Callable[[str], object] = field(default=lambda name: None, repr=False)
+    dialed: Callable[[str, float], object] = field(default=lambda result, seconds: None, repr=False)
 
     def serve(self, site: GatewaySite) -> None:
         """Let *site* have tunnels, too; where it has nothing else, it knows no other method."""
@@ -103,13 +105,17 @@ class _Opening:
                 SideFactory(self._tunnel.server),
             )
         )
+        began, result = service.clock.seconds(), "left"
         try:
             await dialing.addTimeout(DIAL, service.clock)
+            result = "ok"
         except defer.TimeoutError:
-            await self._undo("connect")
+            result = "connect"
+            await self._undo(result)
             raise errors.UpstreamTimeout(reason="connect") from None
         except errors.GatewayError as error:
-            await self._undo(error.reason)
+            result = error.reason
+            await self._undo(result)
             raise
         except CancelledError:
             if self._word:
@@ -119,6 +125,7 @@ class _Opening:
             raise
         finally:
             self._dialing = None
+            service.dialed(result, service.clock.seconds() - began)
 
     async def run(self, exchange: Exchange) -> None:
         """Let the bytes pass, as long as the client is there; the session may last a little longer."""

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.core.masking import FIELD, clean, clean_field, clean_target, escape, fingerprint, mask
+from gateway.core.masking import (
+    FIELD,
+    clean,
+    clean_authority,
+    clean_field,
+    clean_target,
+    escape,
+    fingerprint,
+    mask,
+)
 
 ID = "8f14e45f-ceea-467f-a8c2-0123456789ab"
 TAG = "{t:" + hashlib.sha256(ID.encode()).hexdigest()[:12] + "}"
@@ -189,3 +198,20 @@ class CleanTests(SynchronousTestCase):
             ]:
                 self.assertEqual(clean_target(before), after)
         self.assertEqual(clean_target(f"/sessions/{ID}"), f"/sessions/{TAG}")
+
+    def test_authority(self) -> None:
+        """Where a CONNECT leads is written; what may be a ticket in the place of a host is not."""
+        for plain in ("192.0.2.1:5900", "[2001:db8::1]:5900", "2001:db8::1:5900", "vm-1.site.invalid:5901"):
+            self.assertEqual(clean_authority(plain.encode()), plain)
+        for host in (
+            ID,
+            f"pve:{ID}:100:node",
+            f"{ID}.invalid",
+            "a" * 20,
+            "f" * 32,
+            "x%41",
+            ID[:19] + "::" + ID,
+        ):
+            self.assertRegex(clean_authority(f"{host}:5900".encode()), r"^\{t:[0-9a-f]{12}\}:5900$")
+        for odd in (ID, f"u:{ID}@x", f"http://{ID}/", "", ":"):
+            self.assertNotIn(ID, clean_authority(odd.encode()), odd)

@@ -110,6 +110,9 @@ class ScreenshotTests(TunnelCase):
         wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
         text = self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode()
         self.assertRegex(text, r'gateway_tunnels_total\{channel="main"\} [1-9]')
+        self.assertRegex(
+            text, r'gateway_upstream_connects_total\{kind="tunnel",result="ok",target=""\} [1-9]'
+        )
         self.assertRegex(text, r'gateway_sessions_total\{kind="tunnel",reason="(client|lost)"\} [1-9]')
 
 

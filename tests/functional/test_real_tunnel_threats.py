@@ -168,6 +168,14 @@ class ProxyTests(_Case):
             self.assertEqual(self.status(self.at(server), *field), 407)
         self.assertEqual(self.status(f"pve:{revoked}:x:{server.port}"), 403)
         self.assertEqual(len(server.lines), 1)
+        token = "eyJhbGciOiJub25lIn0.e30." + "x" * 150
+        self.assertEqual(self.status(self.at(server), basic(token)), 407)
+        self.assertIn('"event": "token.refused"', self.written())
+        self.assertIn(f"CONNECT {self.at(server)} 407", self.written())
+        text = self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode()
+        for reason in ("unknown", "used", "expired", "revoked", "missing", "peer"):
+            counted = f'gateway_auth_failures_total\\{{listener="tunnel",reason="{reason}"\\}} [1-9]'
+            self.assertRegex(text, counted)
 
     def test_other_tickets(self) -> None:
         """Tickets of other services open no tunnel, and those of tunnels open nothing else."""

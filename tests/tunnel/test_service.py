@@ -67,9 +67,11 @@ class TunnelCase(WireCase):
         self.consoles = Consoles(self.clock)
         access = Access(self.registry, Proofs(self.registry, tokens, self.clock, self.wall), self.consoles)
         self.opened: list[str] = []
+        self.dialed: list[tuple[str, float]] = []
         self.service = TunnelService(
-            access, self.consoles, self.sessions, self.dialer, self.clock, opened=self.opened.append
-        )
+            access, self.consoles, self.sessions, self.dialer, self.clock, opened=self.opened.append,
+            dialed=lambda *told: self.dialed.append(told),
+        )  # fmt: skip
         self.refused: list[errors.GatewayError] = []
         self.site = GatewaySite(
             self.clock,
@@ -175,6 +177,7 @@ class OpenTests(TunnelCase):
             self.assertEqual("proxy-authenticate" in message.fields, status == 407)
         self.assertEqual(self.hosts, [])
         self.assertEqual((len(self.consoles), self.sessions.list()), (0, ()))
+        self.assertEqual([result for result, _ in self.dialed], ["refused", "target", "dns"])
 
     def test_asks_for_a_password(self) -> None:
         """407 names Basic, and closes; the client comes again with a password."""
@@ -232,8 +235,10 @@ class OpenTests(TunnelCase):
         self.assertEqual(self.status(peer), 504)
         self.names.late.pop()()
         self.assertEqual((len(self.consoles), self.sessions.list()), (0, ()))
+        self.assertEqual(self.dialed, [("connect", DIAL)])
         self.grant(uses=1)
         self.open(HELLO)
+        self.assertEqual(self.dialed[1][0], "ok")
 
     def test_client_leaves(self) -> None:
         """A client that leaves while the target is dialed leaves nothing behind, and its use."""
@@ -243,7 +248,7 @@ class OpenTests(TunnelCase):
         peer.cut()
         self.until(lambda: not self.sessions.list())
         self.names.late.pop()()
-        self.assertEqual(len(self.consoles), 0)
+        self.assertEqual((len(self.consoles), [result for result, _ in self.dialed]), (0, ["left"]))
         self.open(HELLO)
 
     def test_revoked_while_dialing(self) -> None:
