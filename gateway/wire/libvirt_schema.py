@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from gateway.wire import xdr
 from gateway.wire.xdr import Codec, Struct
+from gateway.wire.xdr_parameter import Parameter
+from gateway.wire.xdr_references import References
 
 #: Program numbers by the name that the table has for them.
 PROGRAMS = {"remote": 0x20008086, "qemu": 0x20008087, "lxc": 0x20008088}
@@ -62,7 +64,7 @@ _SIMPLE: dict[str, Codec] = {
     "AuthType": xdr.Fixed("i"),
     "str": xdr.Text(),
     "uuid": xdr.UUID,
-    "TP": xdr.Parameter(),
+    "TP": Parameter(),
 }
 _TYPE = re.compile(r"(?P<base>[A-Za-z0-9]+|\{\w+\})(?:(?P<maybe>\?)|<=(?P<most>\d+)|\[(?P<exact>\d+)\])?")
 
@@ -85,7 +87,7 @@ def _codec(text: str) -> Codec:
         return xdr.Characters(int(most or exact), fixed=bool(exact))
     inner = _SIMPLE.get(base) or record(base)
     if most:
-        return xdr.Array(inner, int(most))
+        return References.of(inner, int(most)) or xdr.Array(inner, int(most))
     return xdr.Maybe(inner) if parts["maybe"] else inner
 
 

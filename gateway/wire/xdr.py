@@ -14,6 +14,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from struct import Struct as Layout
 from struct import error as struct_error
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 STRING = 4_194_304
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _LENGTH = Layout(">I")
-_pack_length, _length_at = _LENGTH.pack, _LENGTH.unpack_from
+pack_length, length_at = _LENGTH.pack, _LENGTH.unpack_from
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 #: What :mod:`struct` raises for a value that does not fit, and caches for one that they cannot keep.
 _UNFIT = (struct_error, TypeError)
@@ -66,7 +67,7 @@ def _more(length: int, most: int) -> XdrError:
 
 def count_at(data: bytes, at: int, most: int) -> tuple[int, int]:
     """The number at *at*, *most* at most, and where it ends."""
-    (count,) = _length_at(data, at)
+    (count,) = length_at(data, at)
     if count > most:
         raise _more(count, most)
     return count, at + 4
@@ -74,7 +75,7 @@ def count_at(data: bytes, at: int, most: int) -> tuple[int, int]:
 
 def _part(data: bytes, at: int, most: int) -> tuple[bytes, int]:
     """Bytes with their length before them, and their padding after them."""
-    (length,) = _length_at(data, at)
+    (length,) = length_at(data, at)
     at += 4
     end = at + length
     after = (end + 3) & ~3
@@ -92,10 +93,9 @@ def _put(data: bytes, most: int, out: bytearray) -> None:
     length = len(data)
     if length > most:
         raise _more(length, most)
-    out += _pack_length(length)
+    out += pack_length(length)
     out += data
-    if length & 3:
-        out += _PADDING[length & 3]
+    out += _PADDING[length & 3]
 
 
 def octets(value: Any) -> bytes:
@@ -180,7 +180,11 @@ class Text:
             raise XdrError("a text of Unicode characters is expected") from None
         if 0 in data:
             raise XdrError("a text holds no NUL")
-        _put(data, STRING, out)
+        if (length := len(data)) > STRING:
+            raise _more(length, STRING)
+        out += pack_length(length)
+        out += data
+        out += _PADDING[length & 3]
 
     def decode(self, data: bytes, at: int) -> tuple[str, int]:
         part, at = _part(data, at, STRING)
@@ -217,7 +221,7 @@ class Characters:
         if len(data) > self._most or (self._fixed and len(data) != self._most):
             raise XdrError(f"{self._most} bytes are expected, not {len(data)}")
         if not self._fixed:
-            out += _pack_length(len(data))
+            out += pack_length(len(data))
         wide = bytearray(4 * len(data))
         wide[3::4] = data
         if not data.isascii():
@@ -242,7 +246,7 @@ class Maybe:
         self._inner = inner
 
     def encode(self, value: Any, out: bytearray) -> None:
-        out += _pack_length(value is not None)
+        out += pack_length(value is not None)
         if value is not None:
             self._inner.encode(value, out)
 
@@ -263,7 +267,7 @@ class Array:
             raise XdrError("a list is expected")
         if len(value) > self.most:
             raise _more(len(value), self.most)
-        out += _pack_length(len(value))
+        out += pack_length(len(value))
         encode = self.inner.encode
         for index, item in enumerate(value):
             try:
@@ -289,21 +293,27 @@ class _Step:
     def __init__(self, members: Mapping[str, Codec]) -> None:
         self._members = members
         self.name, self.codec = next(iter(members.items()))
+        self._names = itemgetter(*members)
+        self._one = len(members) == 1
         fixed = {name: codec for name, codec in members.items() if isinstance(codec, Fixed)}
         self.layout = Layout(">" + "".join(codec.letter for codec in fixed.values())) if fixed else None
-        self._dumps = [(name, codec.dump) for name, codec in fixed.items()]
+        self._dumps = [(at, codec.dump) for at, codec in enumerate(fixed.values()) if codec.dump]
 
     def encode(self, layout: Layout, value: Any, out: bytearray) -> None:
         """Append those of fixed size."""
         try:
-            out += layout.pack(*[dump(value[name]) if dump else value[name] for name, dump in self._dumps])
+            values = [value[self.name]] if self._one else [*self._names(value)]
+            for at, dump in self._dumps:
+                values[at] = dump(values[at])
+            out += layout.pack(*values)
         except (*_UNFIT, KeyError, XdrError):
             # One by one, to tell which it is.
             for name, codec in self._members.items():
-                _member(name, codec, value, out)
+                member(name, codec, value, out)
 
 
-def _member(name: str, codec: Codec, struct: Any, out: bytearray) -> None:
+def member(name: str, codec: Codec, struct: Any, out: bytearray) -> None:
+    """Append the member *name* of *struct*."""
     try:
         codec.encode(struct[name], out)
     except XdrError as error:
@@ -329,15 +339,21 @@ class Struct:
         # Neighbours of fixed size together, all others each by itself.
         groups = groupby(codecs.items(), lambda item: isinstance(item[1], Fixed) or item[0])
         self.steps = [_Step(dict(group)) for _, group in groups]
+        self._writers = [(it.name, it.codec.encode, it.layout, it) for it in self.steps]
 
     def encode(self, value: Any, out: bytearray) -> None:
         if type(value) is not dict and not isinstance(value, Mapping):
             raise XdrError("an object is expected")
-        for step in self.steps:
-            if step.layout is None:
-                _member(step.name, step.codec, value, out)
+        for name, encode, layout, step in self._writers:
+            if layout is not None:
+                step.encode(layout, value, out)
+            elif name not in value:
+                raise XdrError("it is missing", name)
             else:
-                step.encode(step.layout, value, out)
+                try:
+                    encode(value[name], out)
+                except XdrError as error:
+                    raise error.within(name) from None
         if len(value) != len(self.names):
             unknown = next((str(name) for name in value if name not in self.fields), "")
             raise XdrError("there is no such member", unknown[:80])
@@ -377,43 +393,3 @@ class Struct:
         if at != len(data):
             raise XdrError(f"{len(data) - at} bytes are left over")
         return value
-
-
-def _boolean(value: Any) -> bool:
-    if value in (0, 1):
-        return bool(value)
-    raise XdrError("true or false is expected")
-
-
-class Parameter:
-    """A typed parameter: ``{"field", "type", "value"}``. Source: libvirt, remote_typed_param."""
-
-    TYPES = ("int", "uint", "llong", "ullong", "double", "boolean", "string")
-
-    def __init__(self) -> None:
-        text = Text()
-        self._text = text
-        numbers = [Fixed(layout) for layout in "iIqQd"]
-        values: tuple[Codec, ...] = (*numbers, Fixed("i", _boolean, _boolean), text)
-        self._kinds = {name: (values[at], _pack_length(at + 1)) for at, name in enumerate(self.TYPES)}
-        self._codecs = dict(enumerate(zip(self.TYPES, values, strict=True), 1))
-
-    def encode(self, value: Any, out: bytearray) -> None:
-        if not isinstance(value, dict | Mapping) or value.keys() != {"field", "type", "value"}:
-            raise XdrError("an object of field, type and value is expected")
-        kind = value["type"]
-        if not isinstance(kind, str) or kind not in self._kinds:
-            raise XdrError(f"one of {', '.join(self.TYPES)} is expected", "type")
-        codec, number = self._kinds[kind]
-        _member("field", self._text, value, out)
-        out += number
-        _member("value", codec, value, out)
-
-    def decode(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
-        field, at = self._text.decode(data, at)
-        (number,) = _length_at(data, at)
-        if number not in self._codecs:
-            raise XdrError("a parameter has one of the types")
-        kind, codec = self._codecs[number]
-        value, at = codec.decode(data, at + 4)
-        return {"field": field, "type": kind, "value": value}, at

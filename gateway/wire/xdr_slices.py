@@ -10,7 +10,9 @@ from functools import cache
 from struct import error as struct_error
 from typing import Any, cast
 
-from gateway.wire.xdr import Array, Codec, Maybe, Parameter, Struct, XdrError, count_at
+from gateway.wire.xdr import Array, Codec, Maybe, Struct, XdrError, count_at
+from gateway.wire.xdr_parameter import Parameter
+from gateway.wire.xdr_references import References
 
 #: Items between two pauses: a tenth of a millisecond or three.
 SLICE = 64
@@ -60,7 +62,13 @@ def _read(codec: Codec, data: bytes, at: int, seen: list[int]) -> Steps:
 
 def _array(array: Array, data: bytes, at: int, seen: list[int]) -> Steps:
     count, at = count_at(data, at, array.most)
-    inner, items = array.inner, []
+    inner, items = array.inner, list[Any]()
+    if isinstance(array, References):
+        for number in range(0, count, SLICE):
+            part, at = array.some(data, at, min(SLICE, count - number))
+            items += part
+            yield
+        return items, at
     long, decode, parameters = _is_long(cast(Hashable, inner)), inner.decode, isinstance(inner, Parameter)
     for number in range(count):
         if long:

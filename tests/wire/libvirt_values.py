@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gateway.wire.libvirt_schema import record
-from gateway.wire.xdr import Parameter, Struct
+from gateway.wire.xdr import Struct
+from gateway.wire.xdr_parameter import Parameter
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9) | st.binary(
     max_size=9

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.wire import xdr
 from gateway.wire.xdr import Codec, Struct, XdrError
+from gateway.wire.xdr_parameter import Parameter
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
@@ -211,7 +212,7 @@ class ParameterTest(CodecCase):
             1,
         ):
             value = {"field": "f", "type": kind, "value": value}
-            self.same(xdr.Parameter(), value, f"0000000166000000 0000000{number} {wire}")
+            self.same(Parameter(), value, f"0000000166000000 0000000{number} {wire}")
 
     def test_refused(self) -> None:
         """Unknown kinds, values of another kind, and members too many or few are refused."""
@@ -227,7 +228,7 @@ class ParameterTest(CodecCase):
             ({"field": "f", "type": "string", "value": 1}, "it.value"),
             ([], "it"),
         ):
-            self.refuses_value(xdr.Parameter(), value, path)
+            self.refuses_value(Parameter(), value, path)
         for wire in (
             "00000000 00000000",
             "00000008 00000000",
@@ -235,7 +236,7 @@ class ParameterTest(CodecCase):
             "00000006 00000002",
             "00000001",
         ):
-            self.refuses_bytes(xdr.Parameter(), f"0000000166000000 {wire}")
+            self.refuses_bytes(Parameter(), f"0000000166000000 {wire}")
 
 
 class FuzzTest(SynchronousTestCase):
@@ -247,7 +248,7 @@ class FuzzTest(SynchronousTestCase):
         """Any bytes are a value, which has those bytes again, or an XdrError."""
         # NaN is equal to nothing, but its bytes are to themselves.
         struct = Struct(
-            {"p": "", "m": ""}, {"p": xdr.Array(xdr.Parameter(), 5), "m": xdr.Maybe(StructTest.OUTER)}
+            {"p": "", "m": ""}, {"p": xdr.Array(Parameter(), 5), "m": xdr.Maybe(StructTest.OUTER)}
         )
         try:
             value = struct.unpack(data)
@@ -265,7 +266,7 @@ class FuzzTest(SynchronousTestCase):
     @settings(max_examples=120, deadline=None)
     def test_values(self, value: Any) -> None:
         """Any value of JSON becomes bytes, or is an XdrError."""
-        for struct in (StructTest.OUTER, Struct({"it": ""}, {"it": xdr.Array(xdr.Parameter(), 5)})):
+        for struct in (StructTest.OUTER, Struct({"it": ""}, {"it": xdr.Array(Parameter(), 5)})):
             for one in (value, StructTest.GOOD | {"u": value, "b": value}, {"it": [value]}):
                 try:
                     struct.pack(one)
