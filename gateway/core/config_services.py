@@ -141,6 +141,7 @@ class Target(Section):
             "/usr/bin/qemu-kvm",
             "/usr/bin/kvm",
             "/usr/libexec/qemu-kvm",
+            "/usr/bin/test-hv",
         ),
         description="programs that users' XML may name as the emulator",
     )

@@ -30,6 +30,7 @@ from gateway.rpc.permissions import STATEFUL
 from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site, Sites
+from gateway.rpc.volume_files import judge
 from gateway.rpc.xml_guard import Guard, Policy
 from gateway.wire import libvirt_schema
 from gateway.wire.libvirt_error import LibvirtError
@@ -85,14 +86,17 @@ class Opened:
         """Whether the permission *word* is there."""
         return all(scope.permits(word) for scope in self.scopes)
 
-    def plans(self, call: Procedure, arguments: Mapping[str, Any]) -> Sequence[Plan]:
+    def plans(
+        self, call: Procedure, arguments: Mapping[str, Any], volumes: Mapping[str, str] = {}
+    ) -> Sequence[Plan]:
         """What each scope makes of a call, the last is what to ask.
 
+        :param volumes: ``pool/volume`` by its file, of the files in its XML.
         :raises gateway.errors.Denied, LibvirtError, gateway.errors.BadArguments: one lets it not through.
         """
         plans: list[Plan] = []
         for scope in self.scopes:
-            plan = scope.check(call, arguments, self.site.hub.names)
+            plan = scope.check(call, arguments, self.site.hub.names, volumes)
             plans.append(plan)
             call, arguments = plan.procedure, plan.arguments
         return plans
@@ -231,7 +235,8 @@ class Desk:
         try:
             if opened.restricted:
                 await opened.site.hub.settled(tagged=opened.tagged)
-            plans = opened.plans(procedure, arguments)
+            check = partial(opened.plans, procedure, arguments)
+            plans = await judge(check, procedure, arguments, opened.site)
             results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
             self.learn(opened.site, plans[-1].procedure, arguments, results)
             for plan in reversed(plans):

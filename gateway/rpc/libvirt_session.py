@@ -9,6 +9,7 @@ Source: libvirt 9.0.0, remote_daemon_dispatch.c; virerror.h for the numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -28,6 +29,7 @@ from gateway.rpc.plan import Plan
 from gateway.rpc.registrations import Registrations
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site
+from gateway.rpc.volume_files import judge
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message
 from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure
@@ -322,7 +324,8 @@ class LibvirtSession:
         if scope.restricted:
             # Names of the past would show what is another's by now.
             await site.hub.settled(tagged=scope.tagged)
-        return scope.check(procedure, arguments, site.hub.names)
+        check = partial(scope.check, procedure, arguments, site.hub.names)
+        return await judge(check, procedure, arguments, site)
 
     def _there(self) -> tuple[Site, Caller]:
         site, caller = self.site, self._login.caller

@@ -129,9 +129,12 @@ class Scope:
     def _has_tag(self, uuid: str, names: Names) -> bool:
         return bool(self._tags) and isinstance(names, Tagged) and not self._tags.isdisjoint(names.tags(uuid))
 
-    def check(self, call: Procedure, arguments: Mapping[str, Any], names: Names) -> Plan:
+    def check(
+        self, call: Procedure, arguments: Mapping[str, Any], names: Names, volumes: Mapping[str, str] = {}
+    ) -> Plan:
         """Judge a call.
 
+        :param volumes: ``pool/volume`` by its file, of the files in its XML.
         :raises Denied: the ticket does not permit it, to nobody's domain.
         :raises LibvirtError: 42, it names a domain that may not be seen; 29, the connection only reads.
         :raises BadArguments: what decides is missing, or the XML is none.
@@ -142,9 +145,9 @@ class Scope:
         if needs.emulator:
             self._check_emulator(call, arguments.get(needs.emulator))
         if not self.restricted:
-            self._check_xml(call, arguments, names)
+            self._check_xml(call, arguments, names, volumes)
             return Plan(call, arguments, objects.uuids(call, arguments), None, call, arguments, None)
-        return self._restricted_plan(call, needs, arguments, names)
+        return self._restricted_plan(call, needs, arguments, names, volumes)
 
     def shows(self, event: Procedure, values: Mapping[str, Any], names: Names) -> bool:
         """Tell whether the ticket may get *event*."""
@@ -198,7 +201,12 @@ class Scope:
             raise errors.Denied(call.name)
 
     def _restricted_plan(
-        self, call: Procedure, needs: Demands, arguments: Mapping[str, Any], names: Names
+        self,
+        call: Procedure,
+        needs: Demands,
+        arguments: Mapping[str, Any],
+        names: Names,
+        volumes: Mapping[str, str],
     ) -> Plan:
         def visible(dom: objects.Dom, told: bool) -> bool:
             return self.sees(dom, names, told=told)
@@ -217,7 +225,7 @@ class Scope:
             raise errors.Denied(call.name)
         if call.name == RENAME:
             self._check_name(str(arguments.get("new_name") or ""))
-        self._check_xml(call, arguments, names)
+        self._check_xml(call, arguments, names, volumes)
         if call.name in OLD_LISTS:
             flag = OLD_LISTS[call.name][0]
             return Plan(LIST, {"need_results": 1, "flags": flag}, (), None, call, arguments, visible)
@@ -225,14 +233,16 @@ class Scope:
             asked = {**arguments, "need_results": 1}
         return Plan(call, asked, objects.uuids(call, asked), ready, call, arguments, visible)
 
-    def _check_xml(self, call: Procedure, arguments: Mapping[str, Any], names: Names) -> None:
+    def _check_xml(
+        self, call: Procedure, arguments: Mapping[str, Any], names: Names, volumes: Mapping[str, str]
+    ) -> None:
         for member, kind in XML.get(call.name, ()):
             value = arguments.get(member)
             texts = value if isinstance(value, list) else [] if value is None else [value]
             for text in texts:
                 if not isinstance(text, str):
                     raise errors.BadArguments(member, "a text is expected")
-                root = None if self._guard is None else self._guard.check(kind, text, member)
+                root = None if self._guard is None else self._guard.check(kind, text, member, volumes)
                 if self.restricted and call.name in MAKERS:
                     self._check_made(_named(text, root, member), names)
 

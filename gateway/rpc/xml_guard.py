@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gateway import errors
 from gateway.rpc.domain_tags import URI as TAGS_URI
@@ -60,6 +60,8 @@ class Policy:
     :ivar emulators: programs that may be named; a domain does not have to.
     :ivar remote_disks: ``protocol://host`` of disks that are elsewhere.
     :ivar user_network: guests may go out by the hypervisor's own stack, and so reach its loopback.
+    :ivar files: ``pool/volume`` by its file, as the hypervisor has them; such a file may be a disk when the
+        volume may.
     """
 
     volumes: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ class Policy:
     emulators: tuple[str, ...] = ()
     remote_disks: tuple[str, ...] = ()
     user_network: bool = False
+    files: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 _PATTERNS = {
@@ -109,18 +112,27 @@ def _is_path(value: str, policy: Policy) -> bool:
     return any(value.startswith(root.rstrip("/") + "/") for root in policy.roots)
 
 
+def _is_volume_name(named: str, policy: Policy) -> bool:
+    return any(fnmatchcase(named, glob) for glob in policy.volumes)
+
+
+def _is_volume_file(value: str, policy: Policy) -> bool:
+    return value in policy.files and _is_volume_name(policy.files[value], policy)
+
+
 #: Of values; the empty name is for those without a check.
 _VALUES: dict[str, Callable[[str, Policy], bool]] = {
     **{name: _matches(name, pattern) for name, pattern in _PATTERNS.items()},
     "path": _is_path,
+    "file": lambda value, policy: _is_path(value, policy) or _is_volume_file(value, policy),
+    "device": _is_volume_file,
     "emulator": lambda value, policy: value in policy.emulators,
     "network": lambda value, policy: any(fnmatchcase(value, glob) for glob in policy.networks),
 }
 
 
 def _is_volume(node: Node, policy: Policy) -> bool:
-    named = f"{node.get('pool')}/{node.get('volume')}"
-    return any(fnmatchcase(named, glob) for glob in policy.volumes)
+    return _is_volume_name(f"{node.get('pool')}/{node.get('volume')}", policy)
 
 
 def _is_remote(node: Node, policy: Policy) -> bool:
@@ -266,10 +278,13 @@ class Guard:
     def __init__(self, policy: Policy = Policy()) -> None:
         self._policy = policy
 
-    def check(self, kind: str, text: str, argument: str = "xml") -> Node:
+    def check(
+        self, kind: str, text: str, argument: str = "xml", files: Mapping[str, str] | None = None
+    ) -> Node:
         """Judge XML of *kind*, such as ``domain``, ``device`` or ``snapshot``, and return its root.
 
         :param argument: what errors call it.
+        :param files: ``pool/volume`` by its file, of those that are in it.
         :raises Denied: it holds what the policy does not let pass; its permission is ``xml:`` and the way to
             the element or the attribute.
         :raises BadArguments: it is no XML.
@@ -278,18 +293,19 @@ class Guard:
             root = parse(text)
         except ValueError as error:
             raise errors.BadArguments(argument, str(error)) from None
-        self._judge(root, _KINDS[kind], "xml:")
+        policy = evolve(self._policy, files=files) if files else self._policy
+        self._judge(root, _KINDS[kind], "xml:", policy)
         return root
 
-    def _judge(self, node: Node, rules: dict[str, list[Rule]], way: str) -> None:
+    def _judge(self, node: Node, rules: dict[str, list[Rule]], way: str, policy: Policy) -> None:
         here = way + _shown(node.name)
         problem: str | None = ""
         for rule in rules.get(node.name, ()):
-            found = rule.problem(node, self._policy)
+            found = rule.problem(node, policy)
             if found is None:
                 if not rule.everything:
                     for child in node.children:
-                        self._judge(child, rule.children, here + "/")
+                        self._judge(child, rule.children, here + "/", policy)
                 return
             # Of several, the one of the right type says more.
             problem = found if problem in ("", "/@type") else problem

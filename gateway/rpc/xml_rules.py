@@ -123,7 +123,7 @@ volume type=file|block
     features
       lazy_refcounts|extended_l2
   backingStore
-    path :@path
+    path :@file
     format type=raw|qcow2
 
 = pool
@@ -179,7 +179,10 @@ disk type!=volume device=disk|cdrom|floppy snapshot=no|internal model
   source pool! volume!=@volume index=@number #volume
   &disk
 disk type!=file device=disk|cdrom|floppy snapshot=no|internal model
-  source file!=@path index=@number
+  source file!=@file index=@number
+  &disk
+disk type!=block device=disk|cdrom snapshot=no|internal model
+  source dev!=@device index=@number
   &disk
 disk type!=network device=disk|cdrom snapshot=no|internal model
   source protocol! name=@text index=@number #remote
@@ -200,7 +203,7 @@ rom enabled=yes|no bar=on|off
 &place
 
 %listen
-listen type!=address address!=@loopback
+listen type!=address address=@loopback
 listen type!=none
 listen type!=socket
 

@@ -59,6 +59,30 @@ class DomainTest(SynchronousTestCase):
         Guard(Policy(user_network=True)).check("device", user)
         self.refused("device", user, Policy())
 
+    def test_volume_files(self) -> None:
+        """A file or device that is a volume may be what the volume may be: a disk, or behind a new volume."""
+        files = {"/p/a": "tenants/alice-1", "/p/b": "tenants/bob-1", "/dev/vg/a": "tenants/alice-2"}
+        guard = Guard(POLICY)
+        for kind, xml in (
+            ("device", f"<disk type='file'><source file='{{}}'/>{TARGET}</disk>"),
+            ("device", f"<disk type='block'><source dev='{{}}'/>{TARGET}</disk>"),
+            ("volume", "<volume><name>n</name><backingStore><path>{}</path></backingStore></volume>"),
+        ):
+            for good in ("/p/a", "/dev/vg/a"):
+                guard.check(kind, xml.format(good), files=files)
+                self.assertRaises(errors.Denied, guard.check, kind, xml.format(good))
+            for bad in ("/p/b", "/p/c", "/p/./a", "/dev/vg", ""):
+                self.assertRaises(errors.Denied, guard.check, kind, xml.format(bad), files=files)
+        for kind, xml in (
+            ("pool", "<pool type='dir'><name>n</name><target><path>/p/a</path></target></pool>"),
+            ("volume", "<volume><name>n</name><target><path>/p/a</path></target></volume>"),
+        ):
+            self.assertRaises(errors.Denied, guard.check, kind, xml, files=files)
+
+    def test_own_xml(self) -> None:
+        """What libvirt makes of a screen without an address may be sent back to it."""
+        Guard(POLICY).check("device", "<graphics type='vnc'><listen type='address'/></graphics>")
+
     def test_hostile_devices(self) -> None:
         """No device of the table gets in, neither with the domain nor by attaching it."""
         for device in DEVICES:
@@ -87,7 +111,7 @@ class DomainTest(SynchronousTestCase):
         """A refusal tells the way to what was refused, and nothing of its value."""
         for xml, said in (
             (domain("", "<hostdev/>"), "xml:domain/devices/hostdev"),
-            (domain("", f"<disk type='block'>{TARGET}</disk>"), "xml:domain/devices/disk/@type"),
+            (domain("", f"<disk type='dir'>{TARGET}</disk>"), "xml:domain/devices/disk/@type"),
             (domain("", "<graphics type='vnc' listen='0.0.0.0'/>"), "xml:domain/devices/graphics/@listen"),
             (domain("<os><type>exe</type></os>"), "xml:domain/os/type/text"),
             (
