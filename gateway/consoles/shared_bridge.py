@@ -101,7 +101,7 @@ class SharedBridge(VncBridge):
     def _in_control(self, true: bool) -> None:
         session = self.session
         if session is not None:
-            session.op = "control" if true else "view"
+            session.become("control" if true else "view")
             self._log.info(
                 "console {session}: {op} of {target}",
                 session=session.id,
@@ -138,4 +138,6 @@ class SharedBridge(VncBridge):
         if self._watching is not None:
             self._watching.stop()
         if self.viewer is not None:
+            # What it loses by leaving is no news.
+            self.viewer.in_control = lambda true: None
             self.viewer.leave(cut=cut)

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from gateway.core.logs import rfc3339
 
 #: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number, and ``console`` that of
-#: the first tunnel of a viewer; ``count`` sums up.
+#: the first tunnel of a viewer; ``op`` is what a session does from now on; ``count`` sums up.
 FIELDS = frozenset(
     {
         "kind",
@@ -30,6 +30,7 @@ FIELDS = frozenset(
         "peer",
         "listener",
         "target",
+        "op",
         "vm",
         "result",
         "reason",

@@ -76,6 +76,12 @@ class Session:
             self._ended(reason)
         self.close(reason, touch=False)
 
+    def become(self, op: str) -> None:
+        """Do *op* from now on, instead of what it did: the audit trail says so."""
+        if op != self.op and not self.closed:
+            self.op = op
+            self._table.changed(self)
+
     def close(self, reason: str, *, touch: bool = True) -> None:
         """Release the ticket and leave the table; only the first call counts.
 
@@ -109,7 +115,7 @@ class SessionTable:
     """All live sessions of this process.
 
     :param wall: seconds since the epoch, for people.
-    :param audit: gets ``session.open`` and ``session.close``.
+    :param audit: gets ``session.open``, ``session.op`` and ``session.close``.
     """
 
     log = Logger()
@@ -209,6 +215,10 @@ class SessionTable:
             return False
         session.end(reason)
         return True
+
+    def changed(self, session: Session) -> None:
+        """Only for :meth:`Session.become`."""
+        self._record("session.op", session, op=session.op)
 
     def remove(self, session: Session, reason: str, touch: bool) -> None:
         """Only for :meth:`Session.close`."""

@@ -108,19 +108,24 @@ class Console(Protocol):
 
 
 class ServiceCase(ReactorTestCase):
-    """A service of consoles, its registry and sessions, a browser's side and a target's."""
+    """A service of consoles, its registry and sessions, a browser's side and a target's.
+
+    :ivar trail: what was audited of recordings.
+    :ivar history: and of sessions.
+    """
 
     def setUp(self) -> None:
         from twisted.internet import reactor
 
         self.reactor: Any = reactor
+        self.trail: list[tuple[str, dict[str, object]]] = []
+        self.history: list[tuple[str, dict[str, object]]] = []
         self.registry = MemoryRegistry(self.reactor, wall)
         self.addCleanup(self.registry.stop)
-        sessions = self.sessions = SessionTable(self.reactor, wall, self.registry)
+        sessions = self.sessions = SessionTable(self.reactor, wall, self.registry, self._tell)
         tokens = TokenVerifier(load_signers(), wall=wall, started=wall())
         access = Access(self.registry, tokens, sessions, Origins.of([PAGE]), self.reactor, wall)
         dialer = Dialer(self.reactor, Policy([parse_rule("*://127.0.0.0/8:*")], [], []))
-        self.trail: list[tuple[str, dict[str, object]]] = []
         self.recordings = recordings(self.reactor, wall, self._audit)
         self.consoles = Consoles(
             access, Reach(dialer), SocketFactory(self.reactor), self.reactor, self.recordings
@@ -138,6 +143,9 @@ class ServiceCase(ReactorTestCase):
 
     def _audit(self, event: str, /, **fields: object) -> None:
         self.trail.append((event, fields))
+
+    def _tell(self, event: str, /, **fields: object) -> None:
+        self.history.append((event, fields))
 
     def _reached(self, address: object) -> Console:
         console = Console(self.greeting)

@@ -357,6 +357,20 @@ class SharedTests(ServiceCase):
         await self.until(lambda: key(0x63) in self.machine.screen.typed)
         self.assertEqual(self.machine.screen.typed, [key(0x62), key(0x62, False), key(0x63)])
 
+    async def test_takeover_is_audited(self) -> None:
+        """The trail says who was in control when, and from whom it was taken."""
+        await self.ticket(principal="alice")
+        await self.ticket(OTHER, ops=["takeover"], principal="bob")
+        await self.join()
+        page = await self.join(OTHER)
+        page.transport.write(close(1000))
+        await self.until(lambda: len(self.ops()) == 1)
+        found = [(event, it["principal"], it.get("op")) for event, it in self.history]
+        begin = [("session.open", "alice", None), ("session.op", "alice", "control")]
+        taken = [("session.op", "alice", "view"), ("session.op", "bob", "control")]
+        back = [("session.op", "alice", "control"), ("session.close", "bob", None)]
+        self.assertEqual(found, begin + [("session.open", "bob", None)] + taken + back)
+
     async def test_stalled_in_handshake(self) -> None:
         """Who has not seen the screen yet is not in control, whatever its ticket says."""
         await self.ticket(ops=["takeover"])

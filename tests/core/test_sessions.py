@@ -84,6 +84,16 @@ class SessionTests(SynchronousTestCase):
         ending = {"reason": "left", "bytes_in": 3, "bytes_out": 4, "duration_ms": 1500}
         self.assertEqual(self.trail, [("session.open", line), ("session.close", line | ending)])
 
+    def test_become(self) -> None:
+        """What a session does may change; the trail says so, once, and nothing after its end."""
+        session = self.open()
+        for op in ("control", "control", "view"):
+            session.become(op)
+        session.close("left")
+        session.become("control")
+        changes = [fields["op"] for event, fields in self.trail if event == "session.op"]
+        self.assertEqual((changes, session.op), (["control", "view"], "view"))
+
     def test_as_dict(self) -> None:
         """What an operator sees has neither the id nor the secret of the ticket in it."""
         session = self.open()
