@@ -165,7 +165,8 @@ class _Tickets(_PlainLeaf):
         ticket_id = _name(request)
         if not ticket_id:
             raise errors.BadRequest("Ticket id is required")
-        await self._registry.renew(ticket_id, parse_patch(request.content.read()))
+        renewal = parse_patch(request.content.read())
+        await self._registry.renew(ticket_id, renewal.timeout, renewal.urls)
         return _EMPTY
 
     async def on_delete(self, request: Any) -> Answer:

@@ -49,6 +49,10 @@ REVIVABLE = frozenset({Kind.IMAGE})
 BEGUN_IN_TIME = frozenset({Kind.CONSOLE})
 
 
+#: Places that the ticket of a tunnel may name after renewals.
+MOST_URLS = 64
+
+
 def hash_id(uuid: str) -> bytes:
     """What a ticket is looked up by."""
     return sha256(uuid.encode("utf-8", "surrogatepass")).digest()
@@ -210,6 +214,8 @@ class Ticket:
             "uuid": uuid,
             "transfer_id": grant.transfer_id,
         }
+        if len(grant.urls) > 1:
+            found["urls"] = list(grant.urls)
         if grant.filename:
             found["filename"] = grant.filename
         if len(grant.ops) == 1:
@@ -238,10 +244,12 @@ class TicketRegistry(Protocol):
         :raises Unavailable: reason ``full``, when there are too many tickets.
         """
 
-    async def renew(self, uuid: str, timeout: float) -> None:
+    async def renew(self, uuid: str, timeout: float, urls: Sequence[str] = ()) -> None:
         """Let a ticket expire *timeout* seconds from now, whatever its own timeout.
 
+        :param urls: where a tunnel may lead, too, such as the host that its machine moves to.
         :raises NotFound:
+        :raises BadRequest: it is not for tunnels, or would have more than :data:`MOST_URLS`.
         """
 
     async def revoke(self, uuid: str, *, reason: str = "revoked", tombstone: bool = True) -> bool:

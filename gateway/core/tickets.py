@@ -17,6 +17,7 @@ from gateway import errors
 from gateway.core.ticket import (
     AT_EXPIRY,
     BEGUN_IN_TIME,
+    MOST_URLS,
     REVIVABLE,
     AtExpiry,
     Hold,
@@ -110,7 +111,7 @@ class MemoryRegistry:
             self._prove(ticket, grant, now + grant.timeout if proof_end is None else proof_end)
         return ticket
 
-    async def renew(self, uuid: str, timeout: float) -> None:
+    async def renew(self, uuid: str, timeout: float, urls: Sequence[str] = ()) -> None:
         now = self._clock.seconds()
         ticket = self._book.find(uuid)
         try:
@@ -121,6 +122,8 @@ class MemoryRegistry:
                 raise Refused("expired")
         except Refused as refused:
             raise errors.NotFound(f"No such ticket: {uuid}", reason=refused.reason) from None
+        if urls:
+            self._extend(ticket, urls)
         ticket.deadline = ticket.until(now + timeout)
         ticket.generation += 1
         if ticket.deadline > now:
@@ -354,6 +357,21 @@ class MemoryRegistry:
         lost = [hold for hold in new.holds if hold.grant.kind is not new.kind or not new.may(hold.op)]
         self._book.cut(new, "revoked", lost)
         return new
+
+    @staticmethod
+    def _extend(ticket: Ticket, urls: Sequence[str]) -> None:
+        """Let the ticket of a tunnel lead to *urls*, too."""
+        old = ticket.grant
+        known = dict.fromkeys((*old.urls, *urls))
+        if ticket.kind is not Kind.TUNNEL:
+            raise errors.BadRequest("Only the ticket of a tunnel can be given more urls")
+        if len(known) > MOST_URLS:
+            raise errors.BadRequest(f"Invalid value for 'urls': {MOST_URLS} in all are expected at most")
+        ticket.grant = evolve(old, urls=tuple(known))
+        for hold in ticket.holds:
+            # It is the same grant still, with the same uses.
+            if hold.grant is old:
+                hold.grant = ticket.grant
 
     def _prove(self, ticket: Ticket, grant: Grant, end: float) -> None:
         """Renew *ticket* by a signed proof that is good until *end*."""

@@ -214,9 +214,17 @@ class Renew(Command):
     """Let a ticket live on from now."""
 
     arguments = "ID..."
-    example = "gatewayctl ticket renew 11111111-1111-4111-8111-111111111111 --timeout 15m"
+    longdesc = (
+        "A machine with a SPICE console that moves to another host is named by --url before: the viewer "
+        "comes there with the ticket it has."
+    )
+    example = (
+        "gatewayctl ticket renew 11111111-1111-4111-8111-111111111111 --timeout 15m\n"
+        "gatewayctl ticket renew 33333333-3333-4333-8333-333333333333 --url spice://host2:5900"
+    )
     optParameters: ClassVar[list[Row]] = [
-        param("timeout", "t", None, "how long it is good for from now [default: as at first]", whole_seconds)
+        param("timeout", "t", None, "how long it is good for from now [default: as at first]", whole_seconds),
+        param("url", "u", None, "tunnel: where it may lead, too, such as spice://host2:5900?tls-port=5901"),
     ]
 
     def parseArgs(self, *given: str) -> None:
@@ -228,7 +236,8 @@ class Renew(Command):
         for one in self.ids:
             path = f"/tickets/{segment(one)}"
             timeout = self["timeout"] or int((await control.get(path)).get("timeout") or _TIMEOUT)
-            await control.ask("PATCH", path, {"timeout": timeout})
+            more = {"urls": [self["url"]]} if self["url"] else {}
+            await control.ask("PATCH", path, {"timeout": timeout, **more})
             renewed[one] = timeout
         text = "\n".join(f"{one}: {timeout}s from now" for one, timeout in renewed.items())
         shell.show({"renewed": renewed}, text)

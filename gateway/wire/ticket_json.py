@@ -159,13 +159,26 @@ def grant_from(members: Mapping[str, object]) -> Grant:
     )
 
 
-def parse_patch(body: bytes) -> int:
-    """Read the body of ``PATCH /tickets/ID`` and return the new timeout, seconds from now.
+@frozen
+class Renewal:
+    """What a ticket gets anew.
+
+    :ivar timeout: seconds from now.
+    :ivar urls: of a tunnel, in addition to those it has.
+    """
+
+    timeout: int
+    urls: tuple[str, ...] = field(repr=False, default=())
+
+
+def parse_patch(body: bytes) -> Renewal:
+    """Read the body of ``PATCH /tickets/ID``; of the original's clients all else is passed over.
 
     :raises BadRequest:
     """
     try:
-        value = load_object(body, limit=LIMIT)["timeout"]
+        members = load_object(body, limit=LIMIT)
+        value = members["timeout"]
     except ValueError as error:
         raise errors.BadRequest(f"Invalid patch: {error}") from None
     except KeyError:
@@ -176,11 +189,18 @@ def parse_patch(body: bytes) -> int:
         raise errors.BadRequest(f"Invalid value {value} < 0")
     if value > LONGEST:
         raise errors.BadRequest(f"Invalid value {value} > {LONGEST}")
-    return value
+    return Renewal(value, _Reader(members).more_urls())
 
 
 def _invalid(name: str, reason: str) -> errors.BadRequest:
     return errors.BadRequest(f"Invalid ticket: Invalid value for '{name}': {reason}")
+
+
+def _check(name: str, url: str, kind: Kind) -> None:
+    try:
+        check_url(url, _SCHEMES[kind], console=kind is Kind.CONSOLE)
+    except ValueError as error:
+        raise _invalid(name, str(error)) from None
 
 
 def _sort_of(url: str) -> str:
@@ -251,10 +271,14 @@ class _Reader:
             url = self.text("url")
             urls = (url, *(other for other in several if other != url))
         for url in urls:
-            try:
-                check_url(url, _SCHEMES[kind], console=kind is Kind.CONSOLE)
-            except ValueError as error:
-                raise _invalid("urls" if url in several else "url", str(error)) from None
+            _check("urls" if url in several else "url", url, kind)
+        return urls
+
+    def more_urls(self) -> tuple[str, ...]:
+        """Those that a tunnel is to have, too."""
+        urls = self.texts("urls", ())
+        for url in urls:
+            _check("urls", url, Kind.TUNNEL)
         return urls
 
     def network(self, name: str) -> IPv4Network | IPv6Network | None:

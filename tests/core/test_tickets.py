@@ -22,6 +22,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
+from gateway.core.ticket import MOST_URLS
 from gateway.core.tickets import (
     AtExpiry,
     Grant,
@@ -230,6 +231,24 @@ class RegistryContract:
         self.assertEqual(self.refused(renew(UUID, 5), errors.NotFound), "used")
         self.ok(self.registry.revoke(UUID))
         self.assertEqual(self.refused(renew(UUID, 5), errors.NotFound), "revoked")
+
+    def test_more_urls(self) -> None:
+        """A tunnel is renewed with a second host: it leads to both, and neither uses nor sessions change."""
+        ticket, first, second = self.add(evolve(TUNNEL, uses=2)), "tcp://127.0.0.1:1", "tcp://127.0.0.2:1"
+        hold, told = self.hold(TUNNEL), list[str]()
+        self.hold(TUNNEL, told)
+        for _ in range(2):
+            self.ok(self.registry.renew(UUID, 5, [second]))
+        self.assertEqual((ticket.grant.url, ticket.grant.urls), (first, (first, second)))
+        self.assertEqual(self.ok(self.registry.info(UUID))["urls"], [first, second])
+        self.assertEqual((ticket.uses, told), (0, []))
+        self.ok(self.registry.undo(hold))
+        self.assertEqual(ticket.uses, 1, "a use is given back all the same")
+        many = [f"tcp://127.0.0.3:{port}" for port in range(1, MOST_URLS)]
+        self.refused(self.registry.renew(UUID, 900, many), errors.BadRequest)
+        self.assertEqual((len(ticket.grant.urls), ticket.deadline - self.clock.seconds()), (2, 5))
+        self.add(evolve(CONSOLE, uuid="c"))
+        self.refused(self.registry.renew("c", 5, [second]), errors.BadRequest)
 
     def test_activity(self) -> None:
         """The end of an operation, and mere activity, renew an image ticket for its own timeout."""

@@ -164,6 +164,9 @@ class Ending(ControlTestCase):
         self.assertEqual(ran.document, {"renewed": {ID: 300}})
         bodies = [asked.body for asked in self.fake.asked if asked.method == "PATCH"]
         self.assertEqual(bodies, [{"timeout": 3600}, {"timeout": 300}])
+        url = "spice://host2.invalid:5900"
+        self.assertEqual((await self.run_it("ticket", "renew", ID, "-t", "9s", "--url", url)).code, 0)
+        self.assertEqual(self.fake.asked[-1].body, {"timeout": 9, "urls": [url]})
 
     @asynchronous
     async def test_revoke(self) -> None:

@@ -174,16 +174,14 @@ class MigrationTests(_Case):
     """A machine moves to another host, and its console comes along."""
 
     def test_moves(self) -> None:
-        """The viewer goes to the second host with the ticket it has, which was put again with that host."""
+        """The viewer goes to the second host with the ticket it has, which was renewed with that host."""
         first, second = machine(type(self)), self._waiting()
         url = f"spice://{HOST}:{first.spice_port}"
         ticket = self.grant(url, uses=1)
         self.view(ticket, port=first.spice_port)
         self.viewer.opened()
         wait_for(lambda: len(self.channels()) == 4, "all channels")
-        urls = [url, f"spice://{HOST}:{second.spice_port}"]
-        again = {"uuid": ticket, "kind": "tunnel", "urls": urls, "timeout": 300, "ops": ["connect"]}
-        self.gateway.put(again)
+        self.ctl("ticket", "renew", ticket, "--url", f"spice://{HOST}:{second.spice_port}")
         first.qmp("client_migrate_info", protocol="spice", hostname=HOST, port=second.spice_port)
         first.qmp("migrate", uri=f"tcp:{HOST}:{self.incoming}")
         wait_for(lambda: first.qmp("query-migrate").get("status") == "completed", "the migration")

@@ -471,7 +471,7 @@ class BytesTests(TunnelCase):
         self.assertEqual(other.ended, "")
 
     def test_migration(self) -> None:
-        """A ticket that is put again with a second host leads there, too; the first tunnel goes on."""
+        """A ticket that is put again, or renewed, with another host leads there, too; the first goes on."""
         self.grant()
         peer, host = self.open(HELLO)
         self.assertEqual(self.status(self.ask(f"127.0.0.2:{self.target}")), 403)
@@ -479,6 +479,12 @@ class BytesTests(TunnelCase):
         self.assertEqual(self.status(self.ask(f"127.0.0.2:{self.target}")), 502)
         peer.out += b"more"
         self.until(lambda: bytes(host.got) == b"more")
+        third = f"spice://127.0.0.3:{self.target}"
+        self.assertEqual(self.status(self.ask(f"127.0.0.3:{self.target}")), 403)
+        self.successResultOf(Deferred.fromCoroutine(self.registry.renew(ID, 60, [third])))
+        for host_name in ("127.0.0.3", "127.0.0.2"):
+            self.assertEqual(self.status(self.ask(f"{host_name}:{self.target}")), 502)
+        self.open(HELLO)
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(

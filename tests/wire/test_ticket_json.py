@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
-from gateway.wire.ticket_json import Grant, Kind, Rights, grant_from, parse_patch, parse_ticket
+from gateway.wire.ticket_json import Grant, Kind, Renewal, Rights, grant_from, parse_patch, parse_ticket
 
 UUID = "11111111-1111-4111-8111-111111111111"
 IMAGE: dict[str, object] = {
@@ -271,8 +271,13 @@ class PatchTests(SynchronousTestCase):
 
     def test_timeout(self) -> None:
         """The timeout is read, and zero is one; other members do not matter."""
-        self.assertEqual(parse_patch(b'{"timeout": 300}'), 300)
-        self.assertEqual(parse_patch(b'{"timeout": 0, "size": 5}'), 0)
+        self.assertEqual(parse_patch(b'{"timeout": 300}'), Renewal(300))
+        self.assertEqual(parse_patch(b'{"timeout": 0, "size": 5}'), Renewal(0))
+        urls = ("spice://h.invalid:5900?tls-port=5901", "tcp://h.invalid:1")
+        self.assertEqual(
+            parse_patch(b'{"timeout": 1, "urls": ["%s", "%s"]}' % tuple(it.encode() for it in urls)),
+            Renewal(1, urls),
+        )
 
     def test_refused(self) -> None:
         """Anything else is refused in the words of imageio."""
@@ -285,5 +290,7 @@ class PatchTests(SynchronousTestCase):
             (b'{"timeout": 1.5}', "Integer required '1.5'"),
             (b'{"timeout": -1}', "Invalid value -1 < 0"),
             (b'{"timeout": 2147483648}', "Invalid value 2147483648 > 2147483647"),
+            (b'{"timeout": 1, "urls": "tcp://h.invalid:1"}', "'urls': an array of strings"),
+            (b'{"timeout": 1, "urls": ["file:///etc/passwd"]}', "Invalid value for 'urls'"),
         ):
             self.assertSubstring(text, self.assertRaises(errors.BadRequest, parse_patch, body).text)
