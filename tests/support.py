@@ -15,7 +15,7 @@ settle: Callable[[Deferred[Any]], Any] | None = None
 class ReactorTestCase(TestCase):
     """An asynchronous test case that runs under trial and under pytest with pytest-twisted."""
 
-    timeout = 20.0
+    timeout = 60.0
 
     def _wait(self, d: Deferred[Any], *rest: Any) -> Any:
         return settle(d) if settle is not None else super()._wait(d, *rest)

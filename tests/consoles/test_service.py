@@ -97,7 +97,7 @@ class ServiceTests(ServiceCase):
             console.transport.write(bytes(flood))
             await self.until(lambda: console.lost and not len(self.sessions))  # noqa: B023
             took = self.reactor.seconds() - begun
-            self.assertTrue(0.4 < took < 1.5, took)
+            self.assertTrue(0.4 < took < 5.0, took)
             page.transport.resumeProducing()
             await self.until(lambda: page.lost)  # noqa: B023
 
@@ -126,7 +126,7 @@ class ServiceTests(ServiceCase):
     async def test_expires(self) -> None:
         """A renewal extends the console that runs; at the end of the ticket both sides are told, or cut."""
         page, console = await self.open(timeout=1)
-        await self.registry.renew(ID, 2)
+        await self.registry.renew(ID, 3)
         await deferLater(self.reactor, 1.5)
         console.transport.write(b"still")
         await self.until(lambda: page.said == b"still")
@@ -223,10 +223,10 @@ class ServiceTests(ServiceCase):
 
     async def test_idle(self) -> None:
         """A console ends on which nothing happens, and only that."""
-        self.consoles.idle_timeout = 0.4
+        self.consoles.idle_timeout = 1.0
         page, console = await self.open()
         for _ in range(6):
-            await deferLater(self.reactor, 0.1)
+            await deferLater(self.reactor, 0.2)
             page.send(KEY)
         self.assertIsNone(page.closed)
         await self.until(lambda: page.closed and console.lost)

@@ -363,6 +363,6 @@ class ReachTests(ReactorTestCase):
             with socket.socket() as it:
                 it.bind(("127.0.0.1", 0))
                 port = it.getsockname()[1]
-            await self.refused(errors.UpstreamFailed, "refused", self.reach(), f"vnc://127.0.0.1:{port}")
+                await self.refused(errors.UpstreamFailed, "refused", self.reach(), f"vnc://127.0.0.1:{port}")
 
         return self.run_all(run())

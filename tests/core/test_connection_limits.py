@@ -495,7 +495,7 @@ class Sockets(ReactorTestCase):
                     await client.lost
             await port.stopListening()
             site.close()
-        for _ in range(100):
+        for _ in range(1000):
             if not limits.fraction:
                 break
             await deferLater(reactor, 0.01, lambda: None)

@@ -115,9 +115,10 @@ class DialerTests(ReactorTestCase):
 
     def dead_port(self, address: str = "127.0.0.1") -> int:
         """A port on which nobody listens."""
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as it:
-            it.bind((address, 0))
-            return int(it.getsockname()[1])
+        it = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        self.addCleanup(it.close)
+        it.bind((address, 0))
+        return int(it.getsockname()[1])
 
     def deaf_port(self, address: str = "127.0.0.1") -> int:
         """A port where connecting never ends: its backlog is full."""
@@ -150,7 +151,7 @@ class DialerTests(ReactorTestCase):
             self.fail("it was connected")
 
     async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(300):
+        for _ in range(3000):
             if condition():
                 return
             await deferLater(self.reactor, 0.01)
@@ -338,7 +339,7 @@ class DialerTests(ReactorTestCase):
             peer, _ = silent.accept()
             self.addCleanup(peer.close)
             await deferLater(self.reactor, 0.01)
-            peer.settimeout(1)
+            peer.settimeout(20)
             self.assertRaises(ConnectionResetError, lambda: [peer.recv(4096) for _ in range(9)])
 
         return self.run_it(run())

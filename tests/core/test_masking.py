@@ -123,9 +123,9 @@ class MaskTests(SynchronousTestCase):
                       "ticket-", "authorization", "Bearer ", "-----BEGIN A-----", "A" * 48 + "\\r",
                       "a" * 199 + " ",
                       "%2", "session id "]:  # fmt: skip
-            began = time.perf_counter()
+            began = time.process_time()
             mask(piece * (300_000 // len(piece)))
-            self.assertLess(time.perf_counter() - began, 2.0, piece)
+            self.assertLess(time.process_time() - began, 2.0, piece)
 
 
 class CleanTests(SynchronousTestCase):

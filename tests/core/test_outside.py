@@ -75,9 +75,9 @@ class OutsideTests(ReactorTestCase):
 
     async def test_nobody(self) -> None:
         """Where nobody listens that is said."""
-        with socket.create_server((HOST, 0)) as gone:
-            port = gone.getsockname()[1]
-        await self.fails(errors.UpstreamFailed, "refused", port)
+        with socket.socket() as deaf:
+            deaf.bind((HOST, 0))
+            await self.fails(errors.UpstreamFailed, "refused", deaf.getsockname()[1])
 
     async def test_no_name(self) -> None:
         """A name that nobody has, or can have, is told from a host that is down."""

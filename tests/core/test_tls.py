@@ -598,7 +598,7 @@ class Sockets(ReactorTestCase):
         return int(port.getHost().port)
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        for _ in range(400):
+        for _ in range(4000):
             if condition():
                 return
             await deferLater(self.reactor, 0.01)
@@ -689,7 +689,7 @@ class Sockets(ReactorTestCase):
         """50 silent peers delay nobody, and are cut in time."""
 
         async def run() -> None:
-            port = self.listen(timeout=1.5)
+            port = self.listen(timeout=2.5)
             silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
             for it in silent:
                 self.addCleanup(it.close)
@@ -697,11 +697,11 @@ class Sockets(ReactorTestCase):
             code, output = await self.s_client(port)
             self.assertEqual(code, 0, output)
             self.assertEqual([it[0] for it in self.observed], ["ok"])
-            self.assertLess(self.observed[0][1], 1.0)
+            self.assertLess(self.observed[0][1], 2.0)
             await self.wait(lambda: len(self.observed) == 51)
             self.assertEqual({it[0] for it in self.observed[1:]}, {"timeout"})
             for _, seconds in self.observed[1:]:
-                self.assertGreaterEqual(seconds, 1.49)
+                self.assertGreaterEqual(seconds, 2.49)
             for it in silent:
                 self.assertRaises(ConnectionResetError, it.recv, 1)
 

@@ -67,6 +67,11 @@ class RpcCase(ControlTestCase):
             await deferLater(self.reactor, 0.005)
         await deferLater(self.reactor, 0.02)
 
+    async def happen(self, *kinds: str) -> None:
+        while not self.endpoint.subs:
+            await deferLater(self.reactor, 0.01)
+        self.endpoint.happen(*kinds)
+
     async def rpc(self, *arguments: str, **more: Any) -> Ran:
         """Run it with a token that is good, unless something else is said."""
         environ = {
@@ -181,7 +186,7 @@ class OneShot(RpcCase):
     @asynchronous
     async def test_watch(self) -> None:
         """Events are printed as they happen, as many as were asked for."""
-        happening = deferLater(self.reactor, 0.3, self.endpoint.happen, "lifecycle", "reboot", "rtc")
+        happening = Deferred.fromCoroutine(self.happen("lifecycle", "reboot", "rtc"))
         ran = await self.rpc("watch", "count=2", "--json")
         await happening
         self.assertEqual(ran.code, 0)
@@ -286,9 +291,16 @@ class Piping(RpcCase):
     @asynchronous
     async def test_lost(self) -> None:
         """A gateway that is lost during a script is found again, and what was watched goes on."""
-        cut = deferLater(self.reactor, 0.3, self.endpoint.cut)
-        happening = deferLater(self.reactor, 1.5, self.endpoint.happen, "lifecycle")
+
+        async def lost() -> None:
+            while not self.endpoint.subs:
+                await deferLater(self.reactor, 0.01)
+            self.endpoint.cut()
+            while self.endpoint.logins < 2:
+                await deferLater(self.reactor, 0.01)
+            await self.happen("lifecycle")
+
+        losing = Deferred.fromCoroutine(lost())
         ran = await self.rpc("--json", stdin="watch count=1\nget-node-info\n")
-        await cut
-        await happening
+        await losing
         self.assertEqual((ran.code, self.endpoint.logins), (0, 2))

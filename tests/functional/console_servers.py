@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.functional.processes import HOST
+from tests.functional.processes import DEADLINE, HOST
 from tests.wire import spice_server
 
 VERSION = b"RFB 003.008\n"
@@ -130,12 +130,12 @@ class Server:
     """A console.
 
     :param play: what it does with a connection.
-    :ivar lines: the connections that came.
     """
 
     def __init__(self, play: Play = quiet, address: str = HOST) -> None:
         self.play = play
-        self.lines: list[Line] = []
+        self._lines: list[Line] = []
+        self._markers: dict[object, threading.Event] = {}
         self._listener = socket.create_server((address, 0), backlog=1024)
         self.host, self.port = self._listener.getsockname()[:2]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -144,23 +144,38 @@ class Server:
         return f"{scheme}://{self.host}:{self.port}"
 
     @property
+    def lines(self) -> list[Line]:
+        """The connections that came: all of those that were made before this was asked."""
+        with contextlib.suppress(ConnectionRefusedError), socket.socket() as marker:
+            # They are accepted in their order, and this one is the last.
+            marker.bind((self.host, 0))
+            self._markers[marker.getsockname()] = arrived = threading.Event()
+            marker.connect((self.host, self.port))
+            assert arrived.wait(DEADLINE), "the test's server does not accept"
+        return self._lines
+
+    @property
     def live(self) -> int:
         """How many connections are up."""
-        return sum(not line.over for line in self.lines)
+        return sum(not line.over for line in self._lines)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for line in self.lines:
+        for line in self._lines:
             with contextlib.suppress(OSError):
                 line.connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                line = Line(self._listener.accept()[0])
-                self.lines.append(line)
+                connection, peer = self._listener.accept()
+                if marker := self._markers.pop(peer, None):
+                    marker.set()
+                    connection.close()
+                    continue
+                self._lines.append(line := Line(connection))
                 threading.Thread(target=self._serve, args=(line,), daemon=True).start()
 
     def _serve(self, line: Line) -> None:

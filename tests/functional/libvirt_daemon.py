@@ -141,6 +141,7 @@ class Libvirtd(Peer):
             self.end()
         finally:
             self._end_guests()
+            self._claim.close()
 
     def _end_guests(self) -> None:
         for guest in [*self.guests(), *self._probes()]:
@@ -198,15 +199,24 @@ class Libvirtd(Peer):
         (self.home / "pool").mkdir()
         settings = self.home / "xdg" / ".config" / "libvirt" / "qemu.conf"
         settings.parent.mkdir(parents=True)
-        # Windows of many daemons seldom meet, and lie below the ports that free_port gives.
-        low = 15900 + 100 * random.randrange(160)
+        low = self._window()
         settings.write_text(
-            f'stdio_handler = "file"\nremote_display_port_min = {low}\nremote_display_port_max = {low + 99}\n'
+            f'stdio_handler = "file"\nremote_display_port_min = {low}\nremote_display_port_max = {low + 98}\n'
         )
         make_pki(self.server_pki)
         for name in ("cacert.pem", "clientcert.pem", "clientkey.pem"):
             shutil.copy(self.server_pki / name, self.client_pki / name)
         self._give_away()
+
+    def _window(self) -> int:
+        """The first of 99 ports that are this daemon's alone, below those that the kernel gives away."""
+        self._claim = socket.socket()
+        # Who is bound to the last one of a hundred has all of them.
+        for low in random.sample(range(17000, 31900, 100), 100):
+            with suppress(OSError):
+                self._claim.bind((HOST, low + 99))
+                return low
+        raise AssertionError("no ports are left for screens")
 
     def _give_away(self) -> None:
         if os.geteuid() == 0:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,24 @@ def short_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="gw-", dir="/var/tmp"))
 
 
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+#: Ports that were given away last: bound without listening, so that nobody else gets them by chance.
+_held: deque[socket.socket] = deque(maxlen=256)
+
+
+def free_port(port: int = 0) -> int:
+    """A port that nobody listens on, and that no other test gets while this one has it.
+
+    It stays bound, and refuses. Whoever listens with ``SO_REUSEADDR``, as every server does, may have it too.
+
+    :param port: the one that it has to be.
+    :raises OSError: this one is in use.
+    """
+    holder = socket.socket()
+    _held.append(holder)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((HOST, port))
+    found: int = holder.getsockname()[1]
+    return found
 
 
 def wait_for(true: Callable[[], object], what: str, deadline: float = DEADLINE) -> None:
@@ -46,6 +59,19 @@ def wait_for(true: Callable[[], object], what: str, deadline: float = DEADLINE) 
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline} s: {what}")
         time.sleep(0.02)
+
+
+def best_of(attempt: Callable[[], float], most: float, tries: int = 5) -> float:
+    """The best of several times in seconds, as soon as one is good: what else runs here only adds to it.
+
+    :raises AssertionError: all are longer than *most*.
+    """
+    times: list[float] = []
+    while not times or times[-1] > most:
+        if len(times) == tries:
+            raise AssertionError(f"longer than {most} s each time: {times}")
+        times.append(attempt())
+    return times[-1]
 
 
 @frozen

@@ -124,7 +124,7 @@ class RpcCase(ReactorTestCase, GatewayCase):
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
 
-    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = 10.0) -> None:
+    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = 20.0) -> None:
         """Let the reactor run until *true* says so."""
         end = self.reactor.seconds() + deadline
         while not true():

@@ -75,7 +75,7 @@ class RealEventsTest(ReactorTestCase):
 
     async def until(self, true: Callable[[], object], what: str) -> None:
         """Let the reactor run until *true* says so."""
-        for _ in range(500):
+        for _ in range(1000):
             if true():
                 return
             await deferLater(self.reactor, 0.02)

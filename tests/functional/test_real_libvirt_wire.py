@@ -100,7 +100,7 @@ def commands(text: str) -> list[str]:
 class LibvirtCase(ReactorTestCase):
     """One libvirtd for all tests of a class."""
 
-    timeout = 20.0
+    timeout = 60.0
     home: ClassVar[Path]
     daemon: ClassVar[Libvirtd]
 
@@ -478,7 +478,7 @@ class GuestTest(LibvirtCase):
                 arguments = {"dom": self.dom, "idx": 0, "flags": 1}
                 got = await connection.descriptor(procedure("DOMAIN_OPEN_GRAPHICS_FD"), arguments)
                 screen = socket.socket(fileno=got)
-                screen.settimeout(5)
+                screen.settimeout(20)
                 with screen:
                     self.assertEqual(screen.recv(12), b"RFB 003.008\n")
             with self.assertRaises(LibvirtError):

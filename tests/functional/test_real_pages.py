@@ -159,7 +159,7 @@ class VncTests(PageCase):
         _, ticket = self.open_vnc(timeout=9)
         self.assertRegex(self.browser.text("ends"), "ends in 0:0[0-9]")
         self.gateway.control("PATCH", f"/tickets/{ticket}", {"timeout": 300})
-        self.browser.until("ends", "ends in 4:5", 8.0)
+        self.browser.until("ends", "ends in 4:5", 8.5)
         self.assertEqual(self.browser.text("state"), "Connected")
         self.gateway.control("PATCH", f"/tickets/{ticket}", {"timeout": 1})
         self.browser.until("why", "has expired")

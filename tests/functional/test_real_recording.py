@@ -21,7 +21,7 @@ from tests.functional.console_case import VERSION, ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.hypervisor import PASSWORD, Screen
 from tests.functional.page_case import PageCase, close_browser, digest
-from tests.functional.processes import HOST, free_port, wait_for
+from tests.functional.processes import DEADLINE, HOST, free_port, wait_for
 from tests.wire.rfb_peers import Client
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -125,10 +125,12 @@ class VncTests(_Case):
         wait_for(lambda: is_written(qemu.screen(), 8), "the boot menu")
         shown = qemu.screen().rgb[: 720 * 16 * 9 * 3]
         press(console, ord("1"))
-        qemu.wait_for_screen()
+        empty = qemu.wait_for_screen()
         press(console, *b"typed")
+        wait_for(lambda: qemu.screen() != empty, "what was typed")
         time.sleep(1)
-        last = qemu.screen()
+        last = qemu.wait_for_screen()
+        time.sleep(0.5)
         [part] = self.kept.iterdir()
         self.assertTrue(part.name.endswith(".fbs.part"))
         console.leave()
@@ -280,7 +282,7 @@ class SerialTests(_Case):
         self.gateway.start()
         file = self.recording("cast")
         self.assertEqual(part.name, f"{file.name}.part")
-        self.assertIn("was broken off", self.gateway.log())
+        wait_for(lambda: "was broken off" in self.gateway.log(), "it is told")
         self.assertIn("kept", text_of(file))
 
 
@@ -297,7 +299,7 @@ class FullTests(_Case):
         line, _ = listener.accept()
         self.addCleanup(line.close)
         begin()
-        line.settimeout(0.2)
+        line.settimeout(DEADLINE)
         for _ in range(100):
             try:
                 line.sendall(b"0123456789" * 400)
@@ -332,7 +334,7 @@ class FullTests(_Case):
         reader = AsciicastReader()
         reader.receive(data)
         self.assertTrue(reader.whole)
-        self.assertIn("File too large", self.gateway.log())
+        wait_for(lambda: "File too large" in self.gateway.log(), "it is told")
 
     def test_gone(self) -> None:
         """Without the directory no such console begins, and its target is never called."""

@@ -113,11 +113,11 @@ class HypervisorTests(RpcCase):
 
     async def test_renewed_ticket(self) -> None:
         """Without a renewal a handle ends with its ticket; when that is renewed it goes on."""
-        token = self.grant(timeout=2)
+        token = self.grant(timeout=4)
         client = await self.client(token)
         host, brief = await client.open("test"), await client.open("test", ttl=1)
         self.assertEqual(self.gateway.renew(token, 60).status, 200)
-        await self.sleep(2.2)
+        await self.sleep(4.2)
         self.assertEqual(await host.get_type(), "TEST")
         await self.raises(errors.NoHandle, brief.get_type())
 

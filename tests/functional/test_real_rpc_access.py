@@ -491,7 +491,7 @@ class GivenUpTests(RpcCase):
             error = await self.raises(
                 errors.DeadlinePassed, host.call(name, {"dom": ref, **more}, deadline=0.4)
             )
-            self.assertLess(self.reactor.seconds() - begun, 2)
+            self.assertLess(self.reactor.seconds() - begun, 6)
             self.assertEqual(error.details, {"maybe_executed": maybe})
         os.kill(self.daemon.pid, signal.SIGCONT)
         await self.until(

@@ -285,7 +285,7 @@ class TransportsTest(ReactorTestCase):
         """A program that says nothing is given up in time, with all that it has started."""
         began = self.reactor.seconds()
         await self.fails(Interrupted, self.program("sleep 100 & sleep 100"), self.transports(patience=0.5))
-        self.assertLess(self.reactor.seconds() - began, 3)
+        self.assertLess(self.reactor.seconds() - began, 10)
 
     @run_it
     async def test_garbage(self) -> None:

@@ -93,7 +93,7 @@ class ViewerTests(_Case):
         wait_for(
             lambda: "main channel: closed" in self.viewer.log() or "failed" in self.viewer.log(), "an end"
         )
-        self.assertEqual(self.gateway.sessions(), [])
+        wait_for(lambda: not self.gateway.sessions(), "no session")
 
     def test_dialog(self) -> None:
         """Without a ticket a dialog asks for one, and what is typed there opens the console."""

@@ -208,6 +208,7 @@ class VirshTest(LibvirtCase):
         self.assertEqual(part.read_bytes(), data[1000:3000])
         self.do("vol-upload", volume, part, "--pool", "p1", "--offset", "6000000", "--length", "2000")
         self.assertEqual((self.pool / volume).read_bytes()[6000000:6002000], data[1000:3000])
+        wait_for(lambda: not self.gateway.sessions(), "all is told")
         ended = self.trail("session.close")
         self.assertTrue([it for it in ended if it["bytes_in"] == len(data)], "it is counted")
         self.assertTrue([it for it in ended if it["bytes_out"] == 6 * MIB], "it is counted")
@@ -233,6 +234,7 @@ class VirshTest(LibvirtCase):
                 file.seek(where)
                 self.assertEqual(file.read(MIB), data)
                 self.assertEqual(file.read(MIB), bytes(MIB))
+        wait_for(lambda: not self.gateway.sessions(), "all is told")
         ended = self.trail("session.close")
         self.assertLess(max(it["bytes_in"] for it in ended if it["ticket"] == self.mine()), 4 * MIB)
 

@@ -57,7 +57,7 @@ class ClientCase(ReactorTestCase):
         await deferLater(self.reactor, seconds)
 
     async def until(self, true: Callable[[], object]) -> None:
-        for _ in range(1000):
+        for _ in range(5000):
             if true():
                 return
             await self.sleep(0.005)

@@ -82,7 +82,7 @@ class TransportsCase(ReactorTestCase):
         """Both sides hear each other; the transport, closed."""
         client = Greeter()
         await transports.connect(url, client)
-        for _ in range(300):
+        for _ in range(3000):
             if client.heard == b"hello" and self.servers[-1].heard == b"hello":
                 break
             await deferLater(self.reactor, 0.01)
