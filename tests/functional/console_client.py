@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -136,3 +137,6 @@ class Console:
                 self.texts += str(payload)
             elif part.opcode is Opcode.PONG and isinstance(payload, bytes | bytearray):
                 self.pongs.append(bytes(payload))
+            elif part.opcode is Opcode.PING and isinstance(payload, bytes | bytearray):
+                with contextlib.suppress(OSError):
+                    self.line.sendall(self._frames.pong(bytes(payload)))

@@ -51,7 +51,7 @@ class CrowdTests(ConsoleCase):
         }
     }
 
-    @pytest.mark.timeout(180)
+    @pytest.mark.timeout(300)
     def test_crowd(self) -> None:
         """No byte is lost either way, an idle one costs little, those of one ticket end within 50 ms."""
         server = Script(self.home, "console_load")

@@ -98,7 +98,7 @@ class LoadTests(GatewayCase):
         }
     }
 
-    @pytest.mark.timeout(180)
+    @pytest.mark.timeout(300)
     def test_load(self) -> None:
         """None is dropped, none fails, and an idle connection costs little."""
         host = Script(self.home, "zero_host")

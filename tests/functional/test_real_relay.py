@@ -12,8 +12,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from uuid import uuid4
 
-import pytest
-
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
 from tests.functional.peers import Daemon, Sections
 from tests.functional.processes import DEADLINE, HOST, MIB, free_port, wait_for
@@ -257,7 +255,6 @@ class LifetimeTests(_Case):
         self.assertLess(closed(connection) - begin, 5)
         wait_for(lambda: host.gone, "the host's side is closed")
 
-    @pytest.mark.timeout(120)
     def test_unrenewed(self) -> None:
         """A ticket nobody renews is refused at the next request, and forgotten later."""
         time.sleep(max(0.0, self.begun + 1.1 - time.monotonic()))

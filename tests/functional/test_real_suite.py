@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import pytest
@@ -39,13 +40,16 @@ def _sources() -> Path:
         _CACHE.mkdir(parents=True, exist_ok=True)
         wanted = ["--no-deps", "--no-binary", ":all:", f"ovirt-imageio=={_RELEASE}"]
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
-        try:
-            run([*pip, "-d", str(_CACHE), *wanted])
-        except AssertionError as error:
-            raise AssertionError(
-                f"the sources of ovirt-imageio are missing: put {archive.name} into {_CACHE}, or let pip"
-                f" reach its index\n{error}"
-            ) from None
+        # Whoever looks at the same time finds all of it, or nothing.
+        with TemporaryDirectory(dir=_CACHE) as unfinished:
+            try:
+                run([*pip, "-d", unfinished, *wanted])
+            except AssertionError as error:
+                raise AssertionError(
+                    f"the sources of ovirt-imageio are missing: put {archive.name} into {_CACHE}, or let pip"
+                    f" reach its index\n{error}"
+                ) from None
+            (Path(unfinished) / archive.name).rename(archive)
     return archive
 
 
@@ -104,7 +108,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
             env={**os.environ, "VIA_GATEWAY": settings, "PYTHONWARNINGS": "default"},
             capture_output=True,
             text=True,
-            timeout=170,
+            timeout=340,
             check=False,
         )
         last = done.stdout.strip().rpartition("\n")[2]
@@ -118,7 +122,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
             print(done.stdout[-MIB // 4 :], done.stderr[-2000:])  # noqa: T201
         return counts
 
-    @pytest.mark.timeout(180)
+    @pytest.mark.timeout(360)
     def test_images(self) -> None:
         """Every case that the real proxy passes out of process passes here: 184 of them."""
         counts = self.run_suite(
@@ -129,7 +133,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
         )
         self.assertEqual(counts, {"passed": 184, "xfailed": 12})
 
-    @pytest.mark.timeout(180)
+    @pytest.mark.timeout(360)
     def test_file(self) -> None:
         """The same cases pass when the gateway serves the files itself, but for two that fake a clock."""
         counts = self.run_suite(
@@ -140,7 +144,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
         )
         self.assertEqual(counts, {"passed": 182, "xfailed": 12})
 
-    @pytest.mark.timeout(180)
+    @pytest.mark.timeout(360)
     def test_nbd(self) -> None:
         """The cases that have an NBD server pass when the gateway speaks to it without any daemon."""
         counts = self.run_suite(
