@@ -230,12 +230,27 @@ class FastTLS(TLSMemoryBIOProtocol):
     def writeSequence(self, sequence: Iterable[bytes]) -> None:
         self.write(b"".join(sequence))
 
+    def gather(self, data: bytes) -> None:
+        """As :meth:`write`, in a record of its own or more, but it is :meth:`flush` that sends."""
+        if not self.disconnecting or self._producer is not None:
+            self._encrypt(data)
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if self._tlsConnection is not None:
+            self._flushSendBIO()
+
     def _write(self, data: bytes | memoryview) -> None:
+        if self._encrypt(data):
+            self._flushSendBIO()
+
+    def _encrypt(self, data: bytes | memoryview) -> bool:
+        """Return whether there is something to send now."""
         if self._lostTLSConnection or not data:
-            return
+            return False
         if self._appSendBuffer:
             self._bufferedWrite(bytes(data))
-            return
+            return False
         connection = self._tlsConnection
         try:
             # As its own send() does, which looks at the type first.
@@ -246,7 +261,8 @@ class FastTLS(TLSMemoryBIOProtocol):
         except SSL.Error:
             self._tlsShutdownFinished(Failure())
         else:
-            self._flushSendBIO()
+            return True
+        return False
 
     def _flushSendBIO(self) -> None:
         """Hand what was encrypted to the transport, or at once to the socket."""

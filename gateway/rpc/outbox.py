@@ -42,12 +42,16 @@ class Outbox:
         self._held = False
         self._producer: IPushProducer | None = None
         self._gathered: list[bytes] = []
+        self._encrypted = False
         self.send: Callable[[bytes], object] = transport.write
         self._registered = single
         if single:
             self.send = self._queue
             transport.registerProducer(self, True)
-        elif able(transport) and not isinstance(transport, fasttls.FastTLS):
+        elif isinstance(transport, fasttls.FastTLS):
+            self._tls = transport
+            self.send = self._encrypt
+        elif able(transport):
             # To the socket at once, as fast TLS does by itself, but for what can go together.
             self.send = self._gather
 
@@ -60,7 +64,20 @@ class Outbox:
             self._scatter()
             fasttls.send(self._transport, data)
 
+    def _encrypt(self, data: bytes) -> None:
+        """A record for each message, and records that can go together do."""
+        if BATCH.open and len(data) < _SMALL:
+            if not self._encrypted:
+                self._encrypted = True
+                BATCH.later(self._scatter)
+            self._tls.gather(data)
+        else:
+            self._tls.write(data)
+
     def _scatter(self) -> None:
+        if self._encrypted:
+            self._encrypted = False
+            self._tls.flush()
         gathered, self._gathered = self._gathered, []
         if gathered:
             fasttls.send(self._transport, b"".join(gathered))

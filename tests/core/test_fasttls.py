@@ -319,6 +319,47 @@ class FastTests(StockTests):
 
         return self.run_it(run())
 
+    def test_gathered(self) -> Deferred[None]:
+        """What is gathered leaves with a flush, or before what is written next; records stay apart."""
+
+        async def run() -> None:
+            await self.connected()
+            ours = self.side.transport
+            ours.gather(b"one")
+            ours.gather(b"two")
+            for _ in range(20):
+                await self.turn()
+            self.assertRaises(SSL.WantReadError, self.client.recv, 100)
+            ours.flush()
+            self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"one", b"two"])
+            ours.gather(b"three")
+            ours.write(b"four")
+            ours.flush()
+            self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"three", b"four"])
+            ours.abortConnection()
+            await self.side.lost
+
+        return self.run_it(run())
+
+    def test_gathered_cut(self) -> Deferred[None]:
+        """What was gathered and not flushed is lost with the connection, and nobody minds."""
+
+        async def run() -> None:
+            await self.connected()
+            ours = self.side.transport
+            ours.gather(b"gone")
+            ours.abortConnection()
+            ours.gather(b"gone as well")
+            ours.flush()
+            await self.side.lost
+            await self.turn()
+            ours.flush()
+            with self.assertRaises((SSL.SysCallError, SSL.ZeroReturnError, OSError)):
+                while True:
+                    self.assertNotIn(b"as well", await self.receive(1))
+
+        return self.run_it(run())
+
     def test_chosen(self) -> None:
         """It is what serves here, unless the environment says otherwise."""
         self.assertEqual(fasttls.MISSING, ())

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
 
+from OpenSSL import SSL
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from gateway.core import dev_pki, fasttls
 from gateway.core.batch import BATCH
 from gateway.core.pump import able
+from gateway.core.tls import basic_context, present, tls_factory
 from gateway.rpc.outbox import Outbox
 from tests.rpc.wire_case import Producer, Wire
 
@@ -181,6 +192,87 @@ class _Connected(FileDescriptor):
     @property
     def written(self) -> bytes:
         return b"".join([*self.socket.sent, *self._tempDataBuffer])
+
+
+class _Writes(StringTransport):
+    """Tells one write from the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+
+class RecordsTest(SynchronousTestCase):
+    """On fast TLS."""
+
+    def setUp(self) -> None:
+        now = datetime.now(UTC)
+        issued = dev_pki.authority(now).issue("host.invalid", now=now)
+        context = basic_context(SSL.TLS_SERVER_METHOD)
+        present(context, [issued.certificate], issued.key)
+        self.wire, self.client = _Writes(), SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+        factory: Any = tls_factory(_Server(context), Factory.forProtocol(Protocol), Clock())
+        factory.protocol = fasttls.FastTLS
+        self.side = factory.buildProtocol(None)
+        self.side.makeConnection(self.wire)
+        self.client.set_connect_state()
+        for _ in range(3):
+            with contextlib.suppress(SSL.WantReadError):
+                self.client.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                self.side.dataReceived(self.client.bio_read(65536))
+            self.arrived()
+        self.outbox = Outbox(self.side, Clock(), single=True)
+
+    def arrived(self) -> list[bytes]:
+        """What each write brought to the client, by the record."""
+        found = []
+        for data in self.wire.writes:
+            self.client.bio_write(data)
+            with contextlib.suppress(SSL.WantReadError):
+                while True:
+                    found.append(self.client.recv(65536))
+            found.append(b"|")
+        self.wire.writes.clear()
+        return found
+
+    def test_together(self) -> None:
+        """What comes of one read leaves at once, each message in a record of its own and in order."""
+        self.outbox.send(b"a")
+        with BATCH:
+            for data in (b"b", b"c", b"d"):
+                self.outbox.send(data)
+            self.assertEqual(len(self.wire.writes), 1)
+        self.outbox.send(b"e")
+        self.assertEqual(self.arrived(), [b"a", b"|", b"b", b"c", b"d", b"|", b"e", b"|"])
+
+    def test_large(self) -> None:
+        """What is large waits for nobody, and takes along what does."""
+        large = bytes(16_384)
+        with BATCH:
+            self.outbox.send(b"a")
+            self.outbox.send(large)
+            self.outbox.send(b"b")
+        self.assertEqual(self.arrived(), [b"a", large, b"|", b"b", b"|"])
+
+    def test_close(self) -> None:
+        """What was sent before the connection closes still leaves."""
+        with BATCH:
+            self.outbox.send(b"a")
+            self.outbox.close()
+            self.assertEqual(self.arrived(), [b"a", b"|"])
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Server:
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
 
 
 class BatchTest(SynchronousTestCase):
