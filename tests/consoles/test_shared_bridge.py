@@ -369,7 +369,7 @@ class SharedTests(ServiceCase):
         begin = [("session.open", "alice", None), ("session.op", "alice", "control")]
         taken = [("session.op", "alice", "view"), ("session.op", "bob", "control")]
         back = [("session.op", "alice", "control"), ("session.close", "bob", None)]
-        self.assertEqual(found, begin + [("session.open", "bob", None)] + taken + back)
+        self.assertEqual(found, [*begin, ("session.open", "bob", None), *taken, *back])
 
     async def test_stalled_in_handshake(self) -> None:
         """Who has not seen the screen yet is not in control, whatever its ticket says."""

@@ -19,6 +19,13 @@ from tests.functional.processes import HOST, Peer, free_port, short_directory, w
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
 
+#: Pixels between the stage and what stands on it, on each side.
+INSIDE = """(() => {
+  const [outer, inner] = ["stage", "screen"].map((id) => document.getElementById(id).getBoundingClientRect());
+  const sides = [inner.left - outer.left, inner.top - outer.top];
+  return [...sides, outer.right - inner.right, outer.bottom - inner.bottom];
+})()"""
+
 
 class Picture(Peer):
     """The demonstration of ``make run`` where there is no QEMU."""
@@ -136,6 +143,18 @@ class ToolTests(PageCase):
         self.assertEqual(self.browser.find("full").get_attribute("aria-pressed"), "true")
         self.browser.driver.execute_script("document.exitFullscreen()")
 
+    def test_ring(self) -> None:
+        """The mark of what has the focus is beside the picture, and hides nothing of it."""
+        self.open_picture()
+        for size in SCREENS:
+            self.browser.look(*size)
+            wait_for(lambda: self.browser.read(INSIDE) == [2, 2, 2, 2], "room for the mark")
+
+    def test_time_left(self) -> None:
+        """What is left is told in hours where it is hours, so that nobody takes it for a time of day."""
+        self.open_picture(timeout=86400)
+        self.assertEqual(self.browser.text("ends"), "ends in 23 h 59 min")
+
     def test_pointer(self) -> None:
         """The pointer draws where it is, in a picture that is scaled."""
         self.open_picture()
@@ -171,6 +190,7 @@ class ToolTests(PageCase):
             self.browser.screenshot(f"console-{name}")
             if width < 600:
                 self.assertFalse(self.browser.find("tools").is_displayed())
+                self.assertLess(self.browser.find("menu").rect["y"], 16)
                 self.browser.find("menu").click()
                 self.assert_fits(width)
                 self.browser.screenshot(f"console-{name}-menu")

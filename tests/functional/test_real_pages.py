@@ -113,7 +113,8 @@ class VncTests(PageCase):
         self.show(self.grant(f"vnc://{HOST}:{qemu.vnc_port}"))
         self.browser.until("what", "asks for a password")
         self.press("wrong", Keys.ENTER)
-        self.browser.until("why", "uthentication failed")
+        said = self.browser.until("why", "uthentication failed")
+        self.assertEqual(said, "The console did not let us in: Authentication failed.")
         self.browser.find("again").click()
         self.browser.until("what", "asks for a password")
         self.press(PASSWORD, Keys.ENTER)
@@ -152,7 +153,10 @@ class VncTests(PageCase):
         time.sleep(1.5)
         self.assertEqual(self.browser.text("state"), "Ended")
         self.browser.find("again").click()
-        self.browser.until("why", "No such ticket")
+        said = self.browser.until("why", "No such ticket")
+        self.assertEqual(said, "No such ticket, or it has expired. Ask for a new link.")
+        # It would be of no use.
+        self.assertNotIn("main", self.browser.find("again").get_attribute("class"))
 
     def test_renewed(self) -> None:
         """What is left of the ticket is counted down; a renewal moves it, and its end is the console's."""
@@ -273,11 +277,14 @@ class SpiceTests(PageCase):
         qemu = self.machine().spice(password=PASSWORD)
         qemu.start()
         self.open_spice(qemu)
-        for password in ("wrong", PASSWORD):
+        for password, said in (("wrong", ""), (PASSWORD, "That was not its password.")):
             self.browser.until("what", "asks for a password")
+            wait_for(lambda said=said: self.browser.text("why") == said, "what was wrong")  # type: ignore[misc]
             self.press(password, Keys.ENTER)
         self.browser.until("state", "Connected")
         self.assert_same(qemu)
+        wide = "document.querySelector('#screen canvas').getBoundingClientRect().width"
+        self.assertLessEqual(self.browser.read(wide), 1280 - 4)
 
     def test_ends(self) -> None:
         """The machine is gone: the page says so, and connects again when asked."""

@@ -2,7 +2,7 @@
 
 import { asProtocol, takeTicket } from "./ticket.js";
 import { Toolbar } from "./toolbar.js";
-import { clock, ending } from "./words.js";
+import { ending, isOver, left } from "./words.js";
 
 // Places of consoles at the gateway: what is asked about one, and its websocket.
 const PATH = "/console/";
@@ -64,11 +64,11 @@ class Ends {
   }
 
   show() {
-    const left = this.at === null ? Infinity : (this.at - performance.now()) / 1000;
+    const seconds = this.at === null ? Infinity : (this.at - performance.now()) / 1000;
     byId("ends").hidden = this.at === null;
-    byId("ends").classList.toggle("bad", left < 60);
+    byId("ends").classList.toggle("bad", seconds < 60);
     if (this.at !== null) {
-      byId("ends").textContent = left > 0 ? `ends in ${clock(Math.ceil(left))}` : "at its end";
+      byId("ends").textContent = seconds > 0 ? `ends in ${left(seconds)}` : "at its end";
     }
   }
 
@@ -113,6 +113,7 @@ function card(what = "", why = "", { bad = false, again = false, login = null } 
   byId("why").classList.toggle("bad", bad);
   byId("when").textContent = "";
   byId("again").hidden = !again;
+  byId("again").classList.add("main");
   byId("login").hidden = !login;
   for (const id of ["user", "user-label"]) {
     byId(id).hidden = !login?.includes("username");
@@ -185,6 +186,7 @@ function over(code, reason) {
   }
   state("Ended", "bad");
   card("Ended", said, { bad: code !== 1000, again: true });
+  byId("again").classList.toggle("main", !isOver(code));
   if (inside) {
     byId("again").focus();
   }
@@ -228,13 +230,13 @@ async function start() {
         document.title = `${name || "Console"} – ${TITLE}`;
       },
       copied: (text) => toolbar.copied(text),
-      asked(types) {
+      asked(types, why = "") {
         if (!made.login) {
           // It has to begin anew with what it is told.
           close();
         }
         state("Asking for a password");
-        card("This console asks for a password", "", { login: types });
+        card("This console asks for a password", why, { bad: true, login: types });
         byId(types.includes("username") ? "user" : "password").focus();
       },
       failed(text) {

@@ -44,7 +44,7 @@ export class Viewer {
       onsuccess: () => {},
       onerror: (error) => {
         if (/permission denied|bad password/i.test(error.message ?? "")) {
-          on.asked(["password"]);
+          on.asked(["password"], credentials.password ? "That was not its password." : "");
         }
       },
     });
@@ -128,7 +128,7 @@ export class Viewer {
     if (!canvas) {
       return;
     }
-    const { clientWidth, clientHeight } = screen.parentElement;
+    const { clientWidth, clientHeight } = screen;
     const scale = whole ? Math.min(clientWidth / canvas.width, clientHeight / canvas.height) : 1;
     // Pointers are placed by offsetX and offsetY, which a transformation leaves as they are.
     const left = Math.max(0, (clientWidth - canvas.width * scale) / 2);

@@ -3,6 +3,10 @@
 import RFB from "./novnc/core/rfb.js";
 
 import { keysym, keysymOf } from "./keys.js";
+import { sentence } from "./words.js";
+
+const REFUSED = "The console did not let us in";
+const refused = (reason = "") => (sentence(reason) ? `${REFUSED}: ${sentence(reason)}` : `${REFUSED}.`);
 
 export class Viewer {
   // Of the tools of the page: what makes sense here.
@@ -25,7 +29,7 @@ export class Viewer {
     hear("desktopname", ({ detail }) => on.named(detail.name));
     hear("clipboard", ({ detail }) => on.copied(detail.text));
     hear("credentialsrequired", ({ detail }) => on.asked(detail.types));
-    hear("securityfailure", ({ detail }) => on.failed(detail.reason || "The console did not let us in."));
+    hear("securityfailure", ({ detail }) => on.failed(refused(detail.reason)));
     this.canvas = screen.querySelector("canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("aria-label", "Screen of the console: keys go there");

@@ -44,6 +44,11 @@ export function clock(seconds) {
   return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
 }
 
+// What is left of a time, as people say it.
+export function left(seconds) {
+  return seconds < 3600 ? clock(Math.ceil(seconds)) : `${Math.floor(seconds / 3600)} h ${Math.floor(seconds / 60) % 60} min`;
+}
+
 const ENDINGS = {
   1000: "The console has ended.",
   1001: "The gateway is going away.",
@@ -54,11 +59,21 @@ const ENDINGS = {
   4503: "The gateway is busy.",
   4504: "The console does not answer.",
 };
-const OVER = new Set([4401, 4403, 4404]);
+// The dialect of images begins its refusals with this, which says nothing.
+const FORMAL = /^You are not allowed to access this resource: /;
+
+// Whether the ticket is of no more use.
+export const isOver = (code) => code === 4401 || code === 4403;
+
+// What somebody else says, as one of our sentences.
+export function sentence(text) {
+  // Some end their texts as C does.
+  return text.replaceAll("\0", "").trim().slice(0, 300).replace(/[^.!?]$/, "$&.");
+}
 
 // Why a websocket was closed: the gateway's own words where it has some.
 export function ending(code, text = "") {
-  const own = text.trim().slice(0, 300).replace(/[^.!?]$/, "$&.");
+  const own = sentence(text.replace(FORMAL, ""));
   const said = (code > 4000 && own) || ENDINGS[code] || own || `The connection was closed (${code}).`;
-  return OVER.has(code) && code !== 4404 ? `${said} Ask for a new link.` : said;
+  return isOver(code) ? `${said} Ask for a new link.` : said;
 }
