@@ -143,7 +143,7 @@ class LayersTest(SynchronousTestCase):
         if isinstance(it, arguments.ListOf):
             self._ours(where, it.element)
         elif isinstance(it, arguments.AmpList):
-            for _, inner in it.fields.values():
+            for inner in it.fields.values():
                 self._ours(where, inner)
 
     def test_size(self) -> None:

@@ -63,7 +63,7 @@ def text_of(command: type[Command], answer: Mapping[str, Any], width: int | None
     for key, kind in command.response:
         name = key.decode("ascii")
         if isinstance(kind, AmpList):
-            columns = {each: type_ for each, (_, type_) in kind.fields.items() if each not in words.COOKIES}
+            columns = {each: type_ for each, type_ in kind.fields.items() if each not in words.COOKIES}
             rows = [[_shown(type_, row[each]) for each, type_ in columns.items()] for row in answer[name]]
             return table([each.upper() for each in columns], rows, width) if rows else f"no {name}"
         if isinstance(kind, Big) and isinstance(answer.get(name), str):

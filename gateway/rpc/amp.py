@@ -13,11 +13,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from secrets import token_hex
 from typing import Any, cast
 
-from attrs import define, field, frozen
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
@@ -28,6 +27,7 @@ from gateway.rpc.arguments import HARD_CAP
 from gateway.rpc.command import STRANGER, TAG, Command, code, describe
 from gateway.rpc.commands import COMMANDS
 from gateway.rpc.outlet import Outlet
+from gateway.rpc.running import Running
 from gateway.wire.amp_box import BoxError, BoxReader, BoxTooLarge, Room, pack
 
 #: Does what a command asks: its arguments by name, None for what was left out; returns the answer's members.
@@ -69,18 +69,7 @@ class Limits:
     stalled: float = 60.0
 
 
-@define(eq=False)
-class _Call:
-    """One request under way."""
-
-    tag: bytes | None
-    name: bytes
-    size: int
-    writes: bool = False
-    work: Deferred[Any] | None = field(default=None, repr=False)
-
-
-class BoundedAMP(amp.AMP):
+class BoundedAMP(Protocol):
     """One side of a connection: answers the commands of a table, and may send some.
 
     :ivar responders: the table; :meth:`admit` replaces it.
@@ -92,7 +81,6 @@ class BoundedAMP(amp.AMP):
     log = Logger()
 
     def __init__(self, clock: IReactorTime, responders: Table, limits: Limits | None = None) -> None:
-        super().__init__()
         self.responders = responders
         self.admitted = False
         self.lost: Callable[[str], object] = lambda word: None
@@ -100,7 +88,7 @@ class BoundedAMP(amp.AMP):
         self._clock = clock
         self._limits = limits or Limits()
         self._reader = BoxReader(STRANGERS_ROOM, self._room_of)
-        self._calls: set[_Call] = set()
+        self._calls: set[Running] = set()
         self._work = 0
         self._reading = self._paused = self._over = False
         self._outlet: Outlet | None = None
@@ -137,9 +125,7 @@ class BoundedAMP(amp.AMP):
     def send(self, command: type[Command], **arguments: Any) -> None:
         """Send a command that has no answer; on a connection that is gone nothing happens."""
         if not self._over:
-            box = command.makeArguments(arguments)
-            box[amp.COMMAND] = command.commandName
-            self.sendBox(box)
+            self._write(pack(command.makeArguments(arguments) | {amp.COMMAND: command.commandName}))
 
     def end(self, error: errors.GatewayError) -> None:
         """Tell every call under way, and the peer, that it ends here, and why; then hang up."""
@@ -151,7 +137,7 @@ class BoundedAMP(amp.AMP):
         self._refuse(b"", error)
         self._shut(error.reason)
         for call in calls:
-            self._cancel(call)
+            call.cancel()
 
     def close(self) -> None:
         """Hang up, once what waits is sent."""
@@ -175,8 +161,7 @@ class BoundedAMP(amp.AMP):
         self._active = self._clock.seconds()
         self._outlet = Outlet(transport, self._clock, self._limits.stalled, self._read, self._stuck)
         self._set_timer("login", self._limits.login, self._late)
-        # Past AMP's own, which writes to the log.
-        amp.BinaryBoxProtocol.makeConnection(self, transport)
+        super().makeConnection(transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._over = True
@@ -185,10 +170,10 @@ class BoundedAMP(amp.AMP):
         outlet, self._outlet = self._outlet, None
         if outlet is not None:
             outlet.stop()
-        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.gone()
         calls, self._calls = self._calls, set()
         for call in calls:
-            self._cancel(call)
+            call.cancel()
         self.transport = None
         self.lost(self._word or "left")
 
@@ -264,7 +249,8 @@ class BoundedAMP(amp.AMP):
         if self._reading or self._over or outlet is None:
             return
         self._reading = True
-        left, more, until = TURN, True, self._clock.seconds() + SPAN
+        seconds = self._clock.seconds
+        left, more, until = TURN, True, seconds() + SPAN
         try:
             with BATCH:
                 while more and left and self._ready():
@@ -272,8 +258,9 @@ class BoundedAMP(amp.AMP):
                     if box is None:
                         more = False
                     else:
-                        left = 0 if self._clock.seconds() > until else left - 1
-                        self.ampBoxReceived(box)
+                        self._active = now = seconds()
+                        left = 0 if now > until else left - 1
+                        self._received(box)
         except BoxError as error:
             self._break(error)
         finally:
@@ -302,36 +289,37 @@ class BoundedAMP(amp.AMP):
         else:
             self._hang_up("malformed")
 
-    def ampBoxReceived(self, box: dict[bytes, bytes]) -> None:
-        self._active = self._clock.seconds()
-        tag = box.get(amp.ANSWER, box.get(amp.ERROR))
-        if amp.COMMAND in box and tag is None:
-            self._commandReceived(box)
-        elif tag is None:
-            raise BoxError("a box is neither call nor answer")
-        elif tag in (self._outstandingRequests or {}):
-            super().ampBoxReceived(box)
-        elif tag == b"" and amp.ERROR in box:
-            self.dismissed(box.get(amp.ERROR_CODE, b""), box.get(amp.ERROR_DESCRIPTION, b""))
+    def _received(self, box: dict[bytes, bytes]) -> None:
+        name, tag = box.get(amp.COMMAND), box.get(amp.ANSWER, box.get(amp.ERROR))
+        if tag is not None:
+            if tag == b"" and amp.ERROR in box:
+                self.dismissed(box.get(amp.ERROR_CODE, b""), box.get(amp.ERROR_DESCRIPTION, b""))
+            else:
+                self.answered(tag, box)
+        elif name is not None:
+            self._called(name, box)
         else:
-            raise BoxError("an answer belongs to no call")
+            raise BoxError("a box is neither call nor answer")
+
+    # For a side that calls, too.
+
+    def answered(self, tag: bytes, box: dict[bytes, bytes]) -> None:
+        """The peer answers a call of ours, in some way.
+
+        :raises BoxError: there is none with this number.
+        """
+        raise BoxError("an answer belongs to no call")
+
+    def gone(self) -> None:
+        """The connection is lost; nothing that was asked is answered any more."""
 
     def dismissed(self, word: bytes, description: bytes) -> None:
         """The peer says why it is about to hang up."""
 
-    def _errorReceived(self, box: dict[bytes, bytes]) -> None:
-        box.setdefault(amp.ERROR_CODE, b"INTERNAL")
-        box.setdefault(amp.ERROR_DESCRIPTION, b"")
-        super()._errorReceived(box)
-
-    def unhandledError(self, failure: Failure) -> None:
-        """Nobody waited for this answer; that is no reason to hang up."""
-        self.log.failure("nobody wanted to know this", failure)
-
     # Calls.
 
-    def _commandReceived(self, box: dict[bytes, bytes]) -> None:
-        tag, name = box.get(amp.ASK), box[amp.COMMAND]
+    def _called(self, name: bytes, box: dict[bytes, bytes]) -> None:
+        tag = box.get(amp.ASK)
         if tag is not None and not 0 < len(tag) <= TAG:
             raise BoxError("the number of a call is too long")
         known = self.responders.get(name)
@@ -339,11 +327,11 @@ class BoundedAMP(amp.AMP):
             self._unknown(tag, name)
             return
         command, responder = known
-        call = _Call(tag, name, self._reader.size, command.writes)
+        steps = _respond(command, responder, box)
+        call = Running(tag, name, self._reader.size, command.writes, self._done, steps)
         self._calls.add(call)
         self._work += call.size
-        call.work = Deferred.fromCoroutine(_respond(command, responder, box))
-        call.work.addBoth(self._done, call)
+        call.go()
 
     def _unknown(self, tag: bytes | None, name: bytes) -> None:
         if not self.admitted:
@@ -354,30 +342,25 @@ class BoundedAMP(amp.AMP):
             error = errors.NotImplementedHere("There is no such command")
             self._answer(tag, {amp.ERROR_CODE: amp.UNHANDLED_ERROR_CODE}, describe(error))
 
-    def _done(self, result: object, call: _Call) -> None:
+    def _done(self, call: Running, result: dict[bytes, bytes] | BaseException) -> None:
         self._work -= call.size
         wanted = call in self._calls
         self._calls.discard(call)
-        if isinstance(result, Failure):
-            if result.check(CancelledError):
-                error: errors.GatewayError = errors.Interrupted(
-                    "The call was given up", maybe_executed=call.writes
-                )
-            elif isinstance(result.value, errors.GatewayError):
-                error = result.value
-            else:
-                self._bug(result, call, wanted)
-                wanted = False
-            if wanted:
-                self._refuse(call.tag, error)
-        elif wanted and call.tag is not None and not self._over:
-            box = cast(dict[bytes, bytes], result)
-            box[amp.ANSWER] = call.tag
-            self._write(pack(box))
+        if isinstance(result, dict):
+            if wanted and call.tag is not None and not self._over:
+                result[amp.ANSWER] = call.tag
+                self._write(pack(result))
+        elif isinstance(result, CancelledError):
+            error = errors.Interrupted("The call was given up", maybe_executed=call.writes)
+            self._refuse(call.tag if wanted else None, error)
+        elif isinstance(result, errors.GatewayError):
+            self._refuse(call.tag if wanted else None, result)
+        else:
+            self._bug(Failure(result), call, wanted)
         if self._paused:
             self._read()
 
-    def _bug(self, failure: Failure, call: _Call, wanted: bool) -> None:
+    def _bug(self, failure: Failure, call: Running, wanted: bool) -> None:
         """Nobody foresaw this: it is told once, here, and the caller gets the number of it."""
         incident = token_hex(4)
         self.log.failure(
@@ -390,11 +373,6 @@ class BoundedAMP(amp.AMP):
             error = errors.GatewayError()
             self._answer(call.tag, {amp.ERROR_CODE: code(error)}, describe(error, incident=incident))
 
-    @staticmethod
-    def _cancel(call: _Call) -> None:
-        if call.work is not None:
-            call.work.cancel()
-
     # Out.
 
     def _refuse(self, tag: bytes | None, error: errors.GatewayError) -> None:
@@ -405,15 +383,12 @@ class BoundedAMP(amp.AMP):
         if not self._over:
             self._write(pack(box | {amp.ERROR: tag, amp.ERROR_DESCRIPTION: description}))
 
-    def sendBox(self, box: Mapping[bytes, bytes]) -> None:
-        if self._over or self._outlet is None:
-            raise ConnectionLost()
-        self._write(pack(box))
-
     def _write(self, data: bytes) -> None:
         if self._outlet is not None:
             self._outlet.write(data)
 
 
-async def _respond(command: type[Command], responder: Responder, box: Mapping[bytes, bytes]) -> amp.Box:
+async def _respond(
+    command: type[Command], responder: Responder, box: Mapping[bytes, bytes]
+) -> dict[bytes, bytes]:
     return command.makeResponse(await responder(**command.parseArguments(box)))

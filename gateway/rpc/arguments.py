@@ -16,7 +16,7 @@ from typing import Any
 from twisted.protocols import amp
 
 from gateway import errors
-from gateway.wire.amp_box import LONGEST_VALUE, BoxReader, Room, pack, pack_list, unpack_list
+from gateway.wire.amp_box import END, LONGEST_VALUE, Room, head, pack_list, put, unpack_boxes, unpack_list
 
 #: Bytes of a :class:`Big` unless it says otherwise, and at most.
 CAP = 4 * 1024 * 1024
@@ -52,7 +52,7 @@ class Argument(amp.Argument):
                 raise ValueError("is missing")
             return None
         if len(value) > self.most:
-            raise errors.TooLarge(f"{key.decode('ascii')}: too long", limit=self.most)
+            raise _too_long(key, self.most)
         return self.fromString(value)
 
     def write(self, key: bytes, value: Any, box: dict[bytes, bytes]) -> None:
@@ -201,18 +201,25 @@ class Rows(list[Mapping[str, Any]]):
 class AmpList(Argument):
     """Records: boxes in one value. All of them together have 65,535 bytes, so lists come in pages."""
 
+    #: Records whose bytes are kept, and bytes of the longest: clients ask for the same lists again and again.
+    KEPT, SHORT = 4096, 512
+
     def __init__(self, *, optional: bool = False, most: int = LONGEST_VALUE, **fields: Argument) -> None:
         super().__init__(optional=optional, most=most)
-        self.fields = {name: (name.encode("ascii"), it) for name, it in fields.items()}
+        self.fields = fields
+        self._members = {name.encode("ascii"): (name, it.fromString) for name, it in fields.items()}
+        self._names = sorted(fields)
+        self._heads = [(head(name.encode("ascii")), fields[name]) for name in self._names]
+        self._keeps = not any(isinstance(it, ListOf) for it in fields.values())
+        self._kept: dict[tuple[Any, ...], bytes] = {}
 
     def fromString(self, inString: bytes) -> list[dict[str, Any]]:
-        reader = BoxReader((LONGEST_VALUE, LONGEST_VALUE))
-        reader.feed(inString)
-        records = []
-        while (box := reader.next()) is not None:
-            records.append({name: it.read(key, box) for name, (key, it) in self.fields.items()})
-        if reader.held > 2:
-            raise ValueError("a list is cut off")
+        records = unpack_boxes(inString, self._members)
+        for record in records:
+            if len(record) < len(self.fields):
+                for name, it in self.fields.items():
+                    if record.setdefault(name) is None and not it.optional:
+                        raise ValueError("a member is missing")
         return records
 
     def toString(self, inObject: Sequence[Mapping[str, Any]]) -> bytes:
@@ -222,10 +229,27 @@ class AmpList(Argument):
         return data
 
     def _record(self, record: Mapping[str, Any]) -> bytes:
-        box: dict[bytes, bytes] = {}
-        for name, (key, it) in self.fields.items():
-            it.write(key, record[name], box)
-        return pack(box)
+        values = tuple([record[name] for name in self._names])
+        if not self._keeps:
+            return self._packed(values)
+        packed = self._kept.get(values)
+        if packed is None:
+            packed = self._packed(values)
+            if len(self._kept) >= self.KEPT:
+                self._kept.clear()
+            if len(packed) <= self.SHORT:
+                self._kept[values] = packed
+        return packed
+
+    def _packed(self, values: Sequence[Any]) -> bytes:
+        parts: list[bytes] = []
+        for (key, it), value in zip(self._heads, values, strict=True):
+            if value is not None:
+                put(parts, key, it.toString(value))
+            elif not it.optional:
+                raise ValueError("is missing")
+        parts.append(END)
+        return b"".join(parts)
 
     def fit(self, records: Sequence[Mapping[str, Any]], limit: int | None = None) -> int:
         """How many of *records*, from the first, make a page: at most *limit*, and what a value can hold.
@@ -282,7 +306,7 @@ class Big(Argument):
             return None
         size = sum(map(len, parts))
         if size > self.most:
-            raise errors.TooLarge(f"{key.decode('ascii')}: too long", limit=self.most)
+            raise _too_long(key, self.most)
         data = b"".join(parts)
         return data.decode("utf-8", "surrogateescape") if self.text else data
 
@@ -293,10 +317,14 @@ class Big(Argument):
             return
         data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
         if len(data) > self.most:
-            raise errors.TooLarge(f"{key.decode('ascii')}: too long", limit=self.most)
+            raise _too_long(key, self.most)
         box[key] = data[:LONGEST_VALUE]
         for number, at in enumerate(range(LONGEST_VALUE, len(data), LONGEST_VALUE), 1):
             box[b"%s.%d" % (key, number)] = data[at : at + LONGEST_VALUE]
+
+
+def _too_long(key: bytes, limit: int) -> errors.TooLarge:
+    return errors.TooLarge(f"{key.decode('ascii')}: too long", limit=limit)
 
 
 # What many commands have.

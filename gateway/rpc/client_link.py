@@ -21,9 +21,10 @@ from gateway import errors
 from gateway.core import outside
 from gateway.core.tls_client import strict_creator
 from gateway.rpc import commands
-from gateway.rpc.amp import BoundedAMP, Limits, Responder, table
+from gateway.rpc.amp import Limits, Responder, table
 from gateway.rpc.arguments import HARD_CAP
-from gateway.rpc.command import Command, rebuild
+from gateway.rpc.client_side import Side
+from gateway.rpc.command import Command
 
 PORT = 16515
 #: Seconds until the first new attempt, and between two of them at most.
@@ -52,22 +53,6 @@ class _Gone(errors.Interrupted):
     """It is the connection to the gateway that was lost."""
 
     default = "The gateway is gone"
-
-
-class _Side(BoundedAMP):
-    """Our side of one connection.
-
-    :ivar farewell: why the gateway hangs up, if it said so.
-    """
-
-    farewell: errors.GatewayError | None = None
-
-    def dismissed(self, word: bytes, description: bytes) -> None:
-        self.farewell = rebuild(word, description)
-
-    def stopReceivingBoxes(self, reason: Failure) -> None:
-        # However it was lost, it is lost.
-        super().stopReceivingBoxes(Failure(error.ConnectionLost()))
 
 
 @frozen
@@ -125,7 +110,7 @@ class Link:
         self._pause = pause
         self._longest = longest
         self._jitter = jitter
-        self._side: _Side | None = None
+        self._side: Side | None = None
         self._making: Deferred[None] | None = None
         self._waiting: list[Deferred[None]] = []
         self._reason: errors.GatewayError | None = None
@@ -169,11 +154,9 @@ class Link:
                     raise
         raise AssertionError
 
-    async def _once(
-        self, side: _Side, command: type[Command], arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    async def _once(self, side: Side, command: type[Command], arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            asked: Deferred[dict[str, Any]] = side.callRemote(command, **arguments)
+            asked = side.ask(command, arguments)
         except error.ConnectionLost:
             raise _Gone(maybe_executed=False) from None
         try:
@@ -185,11 +168,11 @@ class Link:
         except CancelledError:
             request_id = arguments.get("request_id")
             if request_id is not None and command is not commands.Cancel and side is self._side:
-                given_up: Deferred[object] = side.callRemote(commands.Cancel, request_id=request_id)
+                given_up = side.ask(commands.Cancel, {"request_id": request_id})
                 given_up.addErrback(lambda _: None)
             raise
 
-    async def _ready(self) -> _Side:
+    async def _ready(self) -> Side:
         while self._side is None or self._side.over:
             if self._reason is not None:
                 raise self._reason
@@ -202,12 +185,12 @@ class Link:
                     self._waiting.remove(waiting)
         return self._side
 
-    async def _make(self) -> _Side:
+    async def _make(self) -> Side:
         """A connection that is logged in to.
 
         :raises gateway.errors.GatewayError:
         """
-        side = _Side(self._reactor, {}, Limits(login=None))
+        side = Side(self._reactor, {}, Limits(login=None))
         side.admit(self._table, room=_ROOM)
         try:
             await self._dial(side)
@@ -224,7 +207,7 @@ class Link:
         )
         return side
 
-    async def _dial(self, side: _Side) -> None:
+    async def _dial(self, side: Side) -> None:
         address = self._address
         creator = strict_creator(
             address.host, address.ca, client_certificate=address.certificate, client_key=address.key
@@ -233,11 +216,11 @@ class Link:
         await outside.connect(self._reactor, address.host, address.port, creator, factory, address.timeout)
 
     @staticmethod
-    def _cut(side: _Side) -> None:
+    def _cut(side: Side) -> None:
         if side.transport is not None:
             side.transport.abortConnection()  # type: ignore[attr-defined]
 
-    def _take(self, side: _Side) -> None:
+    def _take(self, side: Side) -> None:
         if side.transport is None:
             self._lost(side, "left")
             return
@@ -247,7 +230,7 @@ class Link:
         for it in waiting:
             it.callback(None)
 
-    def _lost(self, side: _Side, word: str) -> None:
+    def _lost(self, side: Side, word: str) -> None:
         if self._side is side:
             self._side = None
         if self._reason is not None or self._making is not None:

@@ -7,14 +7,13 @@ its description a JSON object: its details, and ``text``; see :func:`describe` a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from keyword import iskeyword
 from typing import Any, ClassVar, cast
 
-from twisted.internet.defer import Deferred
+from attrs import frozen
 from twisted.protocols import amp
-from twisted.python.failure import Failure
 
 from gateway import errors
 from gateway.errors import GatewayError
@@ -44,7 +43,6 @@ def _ours(types: Fields) -> list[tuple[bytes, Argument]]:
     return cast(list[tuple[bytes, Argument]], types)
 
 
-@cache
 def _name(key: bytes) -> str:
     """What Python calls an argument: ``from_`` is one that it could not."""
     name = key.decode("ascii")
@@ -70,10 +68,11 @@ class Command(amp.Command):
         :raises BadArguments: one is missing, unknown, or no good.
         :raises TooLarge: one is longer than its type permits.
         """
-        rest = {key: value for key, value in box.items() if not key.startswith(b"_")}
-        found = _read(cls.arguments, rest)
+        rest = dict(box)
+        found = _read(_plan(cls).readers, rest)
         for key in rest:
-            raise errors.BadArguments(key.decode("ascii", "replace"), "there is no such argument")
+            if not key.startswith(b"_"):
+                raise errors.BadArguments(key.decode("ascii", "replace"), "there is no such argument")
         return found
 
     @classmethod
@@ -83,47 +82,39 @@ class Command(amp.Command):
         :raises UpstreamFailed: this is no answer to the command.
         """
         try:
-            return _read(cls.response, dict(box))
+            return _read(_plan(cls).finders, dict(box))
         except (errors.BadArguments, errors.TooLarge) as error:
             raise errors.UpstreamFailed("The gateway's answer is not understood", reason="answer") from error
 
     @classmethod
-    def makeArguments(cls, objects: Mapping[str, Any], proto: object = None) -> amp.Box:
+    def makeArguments(cls, objects: Mapping[str, Any], proto: object = None) -> dict[bytes, bytes]:
         """A box that calls for *objects*, what is None left out.
 
         :raises BadArguments: as :meth:`parseArguments`.
         :raises TooLarge: one is longer than its type permits.
         """
-        names = {_name(key) for key, _ in cls.arguments}
+        plan = _plan(cls)
         for name in objects:
-            if name not in names:
+            if name not in plan.names:
                 raise errors.BadArguments(name, "there is no such argument")
         try:
-            return _write(cls.arguments, objects)
+            return _write(plan.askers, objects)
         except _NotWritten as error:
             raise errors.BadArguments(error.name, str(error)) from error
 
     @classmethod
-    def makeResponse(cls, objects: Mapping[str, Any], proto: object = None) -> amp.Box:
+    def makeResponse(cls, objects: Mapping[str, Any], proto: object = None) -> dict[bytes, bytes]:
         """A box that answers with *objects*.
 
         :raises ValueError: they are not what the command answers, which is a bug.
         :raises TooLarge: one is longer than its type permits.
         """
-        return _write(cls.response, objects)
+        return _write(_plan(cls).tellers, objects)
 
     @classmethod
     def room(cls) -> Room:
         """Bytes and pairs that a box may have that calls this."""
         return _room(cls)
-
-    def _doCommand(self, proto: Any) -> Deferred[dict[str, Any]]:
-        """As the original does, but errors become what they were."""
-        box = self.makeArguments(self.structured, proto)
-        answer: Deferred[Any] = proto._sendBoxCommand(self.commandName, box, self.requiresAnswer)
-        if self.requiresAnswer:
-            answer.addCallbacks(self.parseResponse, _rebuilt, callbackArgs=(proto,))
-        return answer
 
 
 @cache
@@ -132,13 +123,41 @@ def _room(command: type[Command]) -> Room:
     return sum(size for size, _ in rooms), sum(pairs for _, pairs in rooms)
 
 
-def _read(types: Fields, box: dict[bytes, bytes]) -> dict[str, Any]:
+#: Takes a value out of a box, and puts one into it, by the key; with the name that Python has for that.
+_Reader = tuple[bytes, str, Callable[[bytes, dict[bytes, bytes]], Any]]
+_Writer = tuple[bytes, str, Callable[[bytes, Any, dict[bytes, bytes]], None]]
+
+
+@frozen
+class _Plan:
+    """What there is to do for each argument of a command (read, ask) and each member of its answer."""
+
+    readers: Sequence[_Reader]
+    askers: Sequence[_Writer]
+    finders: Sequence[_Reader]
+    tellers: Sequence[_Writer]
+    names: Set[str]
+
+
+@cache
+def _plan(command: type[Command]) -> _Plan:
+    asked, told = _ours(command.arguments), _ours(command.response)
+    return _Plan(
+        [(key, _name(key), it.read) for key, it in asked],
+        [(key, _name(key), it.write) for key, it in asked],
+        [(key, _name(key), it.read) for key, it in told],
+        [(key, _name(key), it.write) for key, it in told],
+        {_name(key) for key, _ in asked},
+    )
+
+
+def _read(readers: Sequence[_Reader], box: dict[bytes, bytes]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, it in types:
-        try:
-            found[_name(key)] = it.read(key, box)  # type: ignore[attr-defined]  # all of them are ours
-        except ValueError as error:
-            raise errors.BadArguments(key.decode("ascii"), str(error)) from None
+    try:
+        for key, name, read in readers:
+            found[name] = read(key, box)
+    except ValueError as error:
+        raise errors.BadArguments(key.decode("ascii"), str(error)) from None
     return found
 
 
@@ -148,13 +167,13 @@ class _NotWritten(ValueError):
         self.name = name
 
 
-def _write(types: Fields, objects: Mapping[str, Any]) -> amp.Box:
-    box = amp.Box()
-    for key, it in types:
-        try:
-            it.write(key, objects.get(_name(key)), box)  # type: ignore[attr-defined]
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise _NotWritten(key.decode("ascii"), str(error)) from error
+def _write(writers: Sequence[_Writer], objects: Mapping[str, Any]) -> dict[bytes, bytes]:
+    box: dict[bytes, bytes] = {}
+    try:
+        for key, name, write in writers:
+            write(key, objects.get(name), box)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise _NotWritten(key.decode("ascii"), str(error)) from error
     return box
 
 
@@ -210,13 +229,12 @@ def rebuild(word: bytes, description: bytes | str) -> GatewayError:
     return kind(said) if word in CODES else kind(said, reason=word.decode("ascii", "replace").lower()[:64])
 
 
-def _rebuilt(failure: Failure) -> Failure:
-    error = failure.value
-    if isinstance(error, amp.RemoteAmpError):
-        return Failure(rebuild(error.errorCode, error.description))
-    if isinstance(error, amp.UnhandledCommand):
-        return Failure(errors.NotImplementedHere("The gateway does not know this command"))
-    return failure
+def refusal(box: Mapping[bytes, bytes]) -> GatewayError:
+    """The error that was answered instead of what was asked for; never fails."""
+    word = box.get(amp.ERROR_CODE, b"INTERNAL")
+    if word == amp.UNHANDLED_ERROR_CODE:
+        return errors.NotImplementedHere("The gateway does not know this command")
+    return rebuild(word, box.get(amp.ERROR_DESCRIPTION, b""))
 
 
 def _text(told: Mapping[str, object], name: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from struct import Struct
+from typing import Any
 
 from attrs import define, field
 
@@ -18,6 +19,9 @@ LONGEST_KEY = 255
 LONGEST_VALUE = 65535
 #: Bytes and pairs that a box may have.
 Room = tuple[int, int]
+
+#: Comes after the last pair of a box.
+END = b"\0\0"
 
 _length = Struct("!H").pack
 
@@ -40,11 +44,25 @@ class BoxTooLarge(BoxError):
 
 
 @lru_cache(4096)
-def _head(key: bytes) -> bytes:
-    """A key with its length before it; there are few of them."""
+def head(key: bytes) -> bytes:
+    """A key with its length before it; there are few of them.
+
+    :raises ValueError: it has no possible length.
+    """
     if not 0 < len(key) <= LONGEST_KEY:
         raise ValueError(f"{key[:64]!r} does not fit into a box")
     return _length(len(key)) + key
+
+
+def put(parts: list[bytes], head: bytes, value: bytes) -> None:
+    """Add a pair to the *parts* of a box, which :data:`END` closes.
+
+    :param head: the key, as :func:`head` gives it.
+    :raises ValueError: *value* is too long.
+    """
+    if len(value) > LONGEST_VALUE:
+        raise ValueError(f"{head[2:66]!r} does not fit into a box")
+    parts += (head, _length(len(value)), value)
 
 
 def pack(box: Mapping[bytes, bytes]) -> bytes:
@@ -54,13 +72,10 @@ def pack(box: Mapping[bytes, bytes]) -> bytes:
     """
     parts: list[bytes] = []
     for key in sorted(box):
-        value = box[key]
-        if len(value) > LONGEST_VALUE:
-            raise ValueError(f"{key[:64]!r} does not fit into a box")
-        parts += (_head(key), _length(len(value)), value)
+        put(parts, head(key), box[key])
     if not parts:
         raise ValueError("a box has to hold something")
-    parts.append(b"\0\0")
+    parts.append(END)
     return b"".join(parts)
 
 
@@ -93,6 +108,35 @@ def unpack_list(data: bytes, most: int) -> list[bytes]:
             raise ValueError("a list has too many elements")
         values.append(data[begin:at])
     return values
+
+
+def unpack_boxes(
+    data: bytes, members: Mapping[bytes, tuple[str, Callable[[bytes], Any]]]
+) -> list[dict[str, Any]]:
+    """What the boxes in *data* hold of *members*: by key, the name and what makes a value of the bytes.
+
+    :raises ValueError: these are no whole boxes, or something in them is no good.
+    """
+    found: list[dict[str, Any]] = []
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            values: dict[str, Any] = {}
+            while length := data[at] << 8 | data[at + 1]:
+                colon = at + 2 + length
+                value = colon + 2
+                known = members.get(data[at + 2 : colon])
+                at = value + (data[colon] << 8 | data[colon + 1])
+                if known is not None:
+                    name, make = known
+                    if name in values:
+                        raise ValueError("a key is given twice")
+                    values[name] = make(data[value:at])
+            at += 2
+            found.append(values)
+    except IndexError:
+        raise ValueError("a box is cut off") from None
+    return found
 
 
 @define
@@ -138,6 +182,9 @@ class BoxReader:
             self._data, self._at = self._data[self._at :] + self._tail, 0
             self._tail.clear()
         data, at, end, box = self._data, self._at, len(self._data), self._box
+        limit, most = self._now or self.room
+        # Where a box that is as large as may be would end, but for the two bytes that close it.
+        edge = at + limit - self._sum
         while True:
             begin = at + 2
             if end < begin:
@@ -145,38 +192,37 @@ class BoxReader:
             if data[at]:
                 raise BoxError("a key is too long")
             if not data[at + 1]:
-                return self._whole(begin)
+                return self._whole(at, edge - limit)
             colon = begin + data[at + 1]
-            if end < colon + 2:
-                begin = colon + 2
-                break
             value = colon + 2
+            if end < value:
+                begin = value
+                break
             begin = value + (data[colon] << 8 | data[colon + 1])
-            self._judge(self._sum + begin - at, len(box) + 1)
+            if begin > edge or len(box) >= most:
+                raise BoxTooLarge(limit, box.get(b"_ask"))
             if end < begin:
                 break
             key = data[at + 2 : colon]
             if key in box:
                 raise BoxError("a key is given twice")
             box[key] = data[value:begin]
-            self._sum += begin - at
             at = begin
             if key == b"_command" and self.of is not None:
-                self._now = self.of(box[key])
-                self._judge(self._sum, len(box))
+                self._now = room = self.of(box[key])
+                limit, edge, most = room[0], edge - limit + room[0], room[1]
+                if at > edge or len(box) > most:
+                    raise BoxTooLarge(limit, box.get(b"_ask"))
         # Nothing of what was read is kept along with what is missing its end.
+        self._sum = at - (edge - limit)
         self._data, self._at, self._need = data[at:], 0, begin - at
         return None
 
-    def _judge(self, size: int, pairs: int) -> None:
-        limit, most = self.room if self._now is None else self._now
-        if size > limit or pairs > most:
-            raise BoxTooLarge(limit, self._box.get(b"_ask"))
-
-    def _whole(self, at: int) -> dict[bytes, bytes]:
-        box, self.size = self._box, self._sum
+    def _whole(self, at: int, begin: int) -> dict[bytes, bytes]:
+        """The box whose end is *at* this place of the data; it began at another, maybe before it."""
+        box, self.size = self._box, at - begin
         if not box:
             raise BoxError("a box is empty")
         self._box, self._sum, self._now = {}, 2, None
-        self._at, self._need = at, 2
+        self._at, self._need = at + 2, 2
         return box

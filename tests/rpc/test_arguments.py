@@ -113,6 +113,20 @@ class StrictTests(SynchronousTestCase):
         self.assertRaises(errors.TooLarge, ours.toString, records[: count + 1])
         self.assertEqual([ours.fit(records, 7), ours.fit([]), ours.fit(records[:3])], [7, 0, 3])
 
+    def test_kept(self) -> None:
+        """What records are as bytes is kept for so many of them, and not for long ones."""
+        ours = AmpList(a=Unicode(), n=Integer())
+        for _ in range(2):
+            for number in range(2 * ours.KEPT + 1):
+                (record,) = ours.fromString(ours.toString([{"a": "x", "n": number}]))
+                self.assertEqual(record, {"a": "x", "n": number})
+        self.assertLessEqual(len(ours._kept), ours.KEPT)
+        before = len(ours._kept)
+        self.assertEqual(len(ours.toString([{"a": "x" * ours.SHORT, "n": 1}])), ours.SHORT + 13)
+        self.assertEqual(len(ours._kept), before)
+        lists = AmpList(a=ListOf(Integer()))
+        self.assertEqual(lists.fromString(lists.toString([{"a": [1, 2]}])), [{"a": [1, 2]}])
+
     def test_length(self) -> None:
         """A value longer than its type permits is refused with the limit."""
         with self.assertRaises(errors.TooLarge) as caught:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.wire.amp_box import BoxError, BoxReader, BoxTooLarge, pack, pack_list, unpack_list
+from gateway.wire.amp_box import BoxError, BoxReader, BoxTooLarge, pack, pack_list, unpack_boxes, unpack_list
 
 KEYS = st.binary(min_size=1, max_size=30)
 BOXES = st.dictionaries(KEYS, st.binary(max_size=300), min_size=1, max_size=6)
@@ -55,6 +56,25 @@ class PackTests(SynchronousTestCase):
                 unpack_list(data[:-1], 100)
             with self.assertRaises(ValueError):
                 unpack_list(data, len(values) - 1)
+
+
+class RecordTests(SynchronousTestCase):
+    MEMBERS: ClassVar = {b"a": ("first", int), b"b": ("second", bytes)}
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.integers(0, 99), max_size=5), st.binary(max_size=300))
+    def test_members(self, numbers: list[int], value: bytes) -> None:
+        """Of every box what is known of it is made a value, under its name; the rest is left alone."""
+        data = b"".join(pack({b"a": b"%d" % it, b"b": value, b"other": value}) for it in numbers)
+        self.assertEqual(unpack_boxes(data, self.MEMBERS), [{"first": it, "second": value} for it in numbers])
+
+    def test_no_records(self) -> None:
+        """Boxes cut off anywhere, a key twice, and a value that is no good are refused."""
+        whole = pack({b"a": b"1", b"b": b"xy"})
+        for cut in range(1, len(whole)):
+            self.assertRaises(ValueError, unpack_boxes, whole + whole[:cut], self.MEMBERS)
+        self.assertRaises(ValueError, unpack_boxes, pair(b"a", b"1") * 2 + b"\0\0", self.MEMBERS)
+        self.assertRaises(ValueError, unpack_boxes, pack({b"a": b"x"}), self.MEMBERS)
 
 
 class ReaderTests(SynchronousTestCase):
