@@ -51,7 +51,7 @@ class SideTests(SynchronousTestCase):
         self.assertFalse(self.wire.aborting)
 
     def test_refused(self) -> None:
-        """A refusal is the error it was; of a command that is not known, and of an answer that is none, too."""
+        """A refusal is the error it was; so is that of an unknown command, and of an answer that is none."""
         for box, kind in (
             ({b"_error_code": b"NO_HANDLE", b"_error_description": b"{}"}, errors.NoHandle),
             ({b"_error_code": b"UNHANDLED"}, errors.NotImplementedHere),
