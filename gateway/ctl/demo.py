@@ -18,6 +18,7 @@ from typing import Any
 
 from gateway.core import dev_pki
 from gateway.ctl import demo_hypervisor
+from gateway.wire.viewer_file import SUFFIX, ViewerFile
 
 _CONFIG = """\
 # Written by `make run`, once; yours to change.
@@ -50,6 +51,10 @@ file_roots = images
 [consoles]
 listen = tcp:6100:interface=127.0.0.1
 
+[tunnel]
+listen = tcp:3128:interface=127.0.0.1
+tls_listen = tcp:3129:interface=127.0.0.1
+
 [web]
 listen = tcp:54323:interface=127.0.0.1
 
@@ -62,7 +67,7 @@ listen = tcp:16515:interface=127.0.0.1
 [target demo]
 uri = {hypervisor}
 """
-_PORTS = (54323, 6100, 54324, 9464, 16515)
+_PORTS = (54323, 6100, 54324, 9464, 16515, 3128, 3129)
 _PUBLIC = "https://localhost:54323"
 #: A virtual machine without a disk: it waits at its firmware, where Escape opens a menu.
 _QEMU = "qemu-system-x86_64"
@@ -117,19 +122,37 @@ def _is_ready(pid: int) -> bool:
     return bool(status.get("pid") == pid and status.get("ready"))
 
 
-def _console() -> tuple[subprocess.Popen[bytes], int]:
-    """Start something with a console: QEMU, or a picture of ours; return its process and its VNC port."""
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
+        return port
+
+
+def _console() -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start something with a console: QEMU, or a picture of ours.
+
+    :returns: its process, its VNC port, and that of SPICE, 0 for none.
+    """
+    port, spice = _free_port(), 0
     qemu = shutil.which(_QEMU)
     if qemu is not None:
         command = [qemu, *_MACHINE, "-vnc", f"127.0.0.1:{port - 5900}"]
+        if _speaks_spice(qemu):
+            spice = _free_port()
+            where = f"addr=127.0.0.1,port={spice},disable-ticketing=on"
+            command += ["-vga", "qxl", "-spice", where]
     else:
         command = [sys.executable, "-m", "gateway.ctl.demo_screen", str(port)]
     # What it has to say, of sound and the like, is of no interest here.
     quiet = subprocess.DEVNULL
     child = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, process_group=0)  # noqa: S603
-    return child, port
+    return child, port, spice
+
+
+def _speaks_spice(qemu: str) -> bool:
+    """Whether it was made with SPICE; else it would not even start."""
+    asked = subprocess.run([qemu, "-spice", "help"], capture_output=True, check=False)  # noqa: S603 (found above)
+    return b"disable-ticketing" in asked.stdout
 
 
 def _console_link(port: int) -> str:
@@ -147,6 +170,27 @@ def _console_link(port: int) -> str:
     return f"  console     {base}/ui/console#{name}"
 
 
+def _spice_line(directory: Path, port: int) -> str:
+    """Write a file for remote-viewer with a ticket for the console at *port*, and say how to open it."""
+    if not port:
+        return "  (there is no QEMU with SPICE: apt-get install qemu-system-x86)"
+    proxies = _status().get("proxy_urls") or []
+    if not proxies:
+        return "  (the configuration has no [tunnel]: it came later; remove var/gateway.conf for a new one)"
+    name = str(uuid.uuid4())
+    ticket = {"uuid": name, "kind": "tunnel", "urls": [f"spice://127.0.0.1:{port}"], "ops": ["connect"]}
+    _control("PUT", f"/tickets/{name}", {**ticket, "timeout": _LIFE})
+    scheme, _, place = proxies[0].partition("://")
+    viewer = ViewerFile(
+        "127.0.0.1", port, proxy=f"{scheme}://ticket:{name}@{place}", title="Demonstration", delete=False
+    )
+    file = directory / "run" / f"demo{SUFFIX}"
+    file.unlink(missing_ok=True)
+    file.touch(0o600)
+    file.write_text(viewer.text(), "utf-8")
+    return f"  remote-viewer {os.path.relpath(file)}"
+
+
 def _hypervisor_line(directory: Path, why: str) -> str:
     """Say how to ask the hypervisor, or *why* there is none."""
     if why:
@@ -157,10 +201,10 @@ def _hypervisor_line(directory: Path, why: str) -> str:
     return f"  .venv/bin/gatewayctl --control {control} rpc --ca {ca} --target demo list-domains"
 
 
-def _links(directory: Path, console: str, hypervisor: str) -> str:
+def _links(directory: Path, console: str, spice: str, hypervisor: str) -> str:
     """Make an empty image and tickets for it, and say how to use them.
 
-    :param console: what to say of that, and likewise of the *hypervisor*.
+    :param console: what to say of that, and likewise of the one of *spice* and of the *hypervisor*.
     """
     image = directory / "images" / "demo.raw"
     image.touch()
@@ -189,6 +233,8 @@ def _links(directory: Path, console: str, hypervisor: str) -> str:
 
   curl --cacert {ca} -T FILE {_PUBLIC}/images/{ids["upload"]}
   curl --cacert {ca} -o FILE {_PUBLIC}/images/{ids["download"]}
+
+{spice}
 
 {hypervisor}
 
@@ -219,14 +265,15 @@ def main(arguments: list[str]) -> int:
     child = subprocess.Popen(command, process_group=0)  # noqa: S603 (our own program)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: child.send_signal(number))
-    machine, port = _console()
+    machine, port, spice = _console()
     hypervisor, why = demo_hypervisor.start(directory)
     try:
         until = time.monotonic() + _START_TIME
         while child.poll() is None and time.monotonic() < until:
             if _is_ready(child.pid):
                 line = _hypervisor_line(directory, why)
-                print(_links(directory, _console_link(port), line), flush=True)
+                viewer = _spice_line(directory, spice)
+                print(_links(directory, _console_link(port), viewer, line), flush=True)
                 break
             time.sleep(0.1)
         return child.wait()

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+from configparser import ConfigParser
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, need
 from tests.functional.console_client import Console
 from tests.functional.peers import HOST, MIB, Gateway, free_port, short_directory, wait_for
+from tests.functional.tunnel_case import screenshot
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
-PORTS = (54323, 6100, 54324, 9464, 16515)
+PORTS = (54323, 6100, 54324, 9464, 16515, 3128, 3129)
 EX_CONFIG = 78
 
 
@@ -130,6 +132,22 @@ class RunTests(SynchronousTestCase):
         self.assertEqual([child for child in children if Path(f"/proc/{child}").exists()], [])
         self.assertEqual([port for port in PORTS if listens(port)], [])
         self.assertNotIn("Traceback", run.err.read_text() + run.out.read_text())
+
+    def test_viewer(self) -> None:
+        """There is a file for remote-viewer, which leads through the tunnel to the picture of the machine."""
+        run = Demonstration(self.directory)
+        self.addCleanup(run.end)
+        run.wait_until_up()
+        self.assertIn("\n  remote-viewer var/run/demo.vv\n", run.out.read_text())
+        file, picture = self.directory / "var" / "run" / "demo.vv", self.directory / "demo.ppm"
+        self.assertEqual(file.stat().st_mode & 0o777, 0o600)
+        keys = ConfigParser(interpolation=None)
+        keys.read(file)
+        said = keys["virt-viewer"]
+        self.assertEqual(screenshot(picture, "-h", said["host"], "-p", said["port"], proxy=said["proxy"]), 0)
+        self.assertTrue(picture.read_bytes().startswith(b"P6"))
+        counted = curl(f"http://localhost:{PORTS[3]}/metrics")
+        self.assertIn(b'gateway_tunnels_total{channel="display"}', counted)
 
     def test_console(self) -> None:
         """There is a console to try, of QEMU or else of our own, and nothing of it is left at the end."""
