@@ -16,6 +16,7 @@ class FairQueue(Generic[Item]):
     :param share: items of one principal that may be taken and not done: who comes later finds a place.
     :param each: items of one principal that may wait.
     :param total: items that may wait.
+    :ivar waiting: items that do.
     """
 
     def __init__(self, *, share: int, each: int, total: int) -> None:
@@ -25,32 +26,32 @@ class FairQueue(Generic[Item]):
         self._queues: dict[str, deque[Item]] = {}
         self._turns: deque[str] = deque()
         self._taken: dict[str, int] = {}
-        self._size = 0
+        self.waiting = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.waiting
 
     @property
     def ready(self) -> bool:
         """There is something to take."""
         taken = self._taken.get
-        return bool(self._size) and any(taken(principal, 0) < self._share for principal in self._turns)
+        return bool(self.waiting) and any(taken(principal, 0) < self._share for principal in self._turns)
 
     def put(self, principal: str, item: Item) -> None:
         """Let *item* wait for its turn.
 
         :raises gateway.errors.Busy: too many wait; ``retry_after`` is for the caller to judge.
         """
-        if self._size >= self._total or len(self._queues.get(principal, ())) >= self._each:
+        if self.waiting >= self._total or len(self._queues.get(principal, ())) >= self._each:
             raise errors.Busy
         self._queue(principal).append(item)
-        self._size += 1
+        self.waiting += 1
 
     def put_back(self, principal: str, item: Item) -> None:
         """Let *item*, which was taken and is not done, be the next of its principal."""
         self.done(principal)
         self._queue(principal).appendleft(item)
-        self._size += 1
+        self.waiting += 1
 
     def take(self) -> tuple[str, Item] | None:
         """Take the next item and tell whose it is; None when whoever waits has his share already."""
@@ -71,7 +72,7 @@ class FairQueue(Generic[Item]):
         :return: whether it may be: nothing waits, and his share is not used up.
         """
         taken = self._taken.get(principal, 0)
-        if self._size or taken >= self._share:
+        if self.waiting or taken >= self._share:
             return False
         self._taken[principal] = taken + 1
         return True
@@ -92,7 +93,7 @@ class FairQueue(Generic[Item]):
         items = [item for queue in self._queues.values() for item in queue]
         self._queues.clear()
         self._turns.clear()
-        self._size = 0
+        self.waiting = 0
         return items
 
     def _queue(self, principal: str) -> deque[Item]:
@@ -103,7 +104,7 @@ class FairQueue(Generic[Item]):
         return queue
 
     def _shrink(self, principal: str) -> None:
-        self._size -= 1
+        self.waiting -= 1
         if not self._queues[principal]:
             del self._queues[principal]
             self._turns.remove(principal)

@@ -143,7 +143,7 @@ class Pool:
                 self._send(line, principal, job)
             finally:
                 self._pumping = False
-        if self._queue:
+        if self._queue.waiting:
             self.pump()
         return waiter
 
@@ -209,10 +209,11 @@ class Pool:
         return None
 
     def _send(self, line: Line, principal: str, job: Job) -> None:
-        for other in job.principals:
-            if other != principal:
-                self._queue.discard(other, job)
-        job.principals.clear()
+        if job.principals:
+            for other in job.principals:
+                if other != principal:
+                    self._queue.discard(other, job)
+            job.principals.clear()
         job.payer, job.line, job.sent = principal, line, self._clock.seconds()
         line.jobs.add(job)
         self.began(job)
@@ -258,15 +259,15 @@ class Pool:
 
     def _answered(self, values: Any, job: Job) -> None:
         if job.read:
-            seconds = self._clock.seconds() - job.sent
-            self.latency += (seconds - self.latency) * (_NEWEST if self.latency else 1.0)
+            seconds, mean = self._clock.seconds() - job.sent, self.latency
+            self.latency = mean + (seconds - mean) * _NEWEST if mean else seconds
         self._free(job)
         self._queue.done(job.payer)
         if job.descriptor and not job.waiters:
             os.close(values)
         self._over(job, values)
         job.answered(values, self._clock)
-        if self._queue:
+        if self._queue.waiting:
             self.pump()
 
     def _failed(self, failure: Failure, job: Job) -> None:

@@ -279,7 +279,8 @@ class Target:
         late: Callable[[Any], object] | None = None,
     ) -> Deferred[Any]:
         payload = _pack(called, arguments)
-        self._check()
+        if self._stopped:
+            self._check()
         if deadline is not None and deadline <= 0:
             raise errors.DeadlinePassed(maybe_executed=False)
         readonly = readonly or self.readonly
@@ -296,21 +297,19 @@ class Target:
             elif late is not None:
                 job.late = late
         due = self._clock.seconds() + (kind.patience if deadline is None else deadline)
+        pool = self._pools.get((readonly, called.priority)) or self._pool(readonly, called.priority)
         try:
-            return self._pool(readonly, called.priority).submit(job, principal, due)
+            return pool.submit(job, principal, due)
         except errors.GatewayError:
             if not job.waiters:
                 self._cache.forget(key, job)
             raise
 
     def _pool(self, readonly: bool, priority: bool) -> Pool:
-        pool = self._pools.get((readonly, priority))
-        if pool is None:
-            connect = partial(self._connector.connect, readonly=readonly)
-            pool = Pool(connect, self._breaker, self._clock, self._limits)
-            pool.began, pool.ended = self._began, self._ended
-            pool.broke = self._connector.broke
-            self._pools[readonly, priority] = pool
+        connect = partial(self._connector.connect, readonly=readonly)
+        pool = self._pools[readonly, priority] = Pool(connect, self._breaker, self._clock, self._limits)
+        pool.began, pool.ended = self._began, self._ended
+        pool.broke = self._connector.broke
         return pool
 
     def _pump(self) -> None:
