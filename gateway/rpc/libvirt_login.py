@@ -1,7 +1,8 @@
 """How a stock libvirt client says who it is.
 
 By a certificate, as a local user, by a token that came with a websocket, or by SASL PLAIN with a token as the
-password; on a port without TLS, where no password may be asked for, by a ticket in the name to open.
+password; by a ticket in the name to open on a port without TLS, where no password may be asked for, and from
+programs that cannot tell one. These choose what libvirt calls polkit, which asks for nothing.
 Source: libvirt 9.0.0, remote_daemon_dispatch.c; RFC 4616.
 """
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.rpc.libvirt_door import LibvirtDoor
 
 #: Kinds of authentication.
-_NONE, _SASL = 0, 1
+_NONE, _SASL, _POLKIT = 0, 1, 2
 #: Bad logins on one connection.
 _TRIES = 3
 
@@ -32,7 +33,7 @@ class LibvirtLogin:
     :param ended: told with a word when the ticket of the client ends.
     :ivar calls: what answers the calls of the login.
     :ivar known: other calls may come.
-    :ivar caller: who it is; on a port without TLS nobody before :meth:`show`.
+    :ivar caller: who it is; nobody before :meth:`show` where a ticket is to come with the name to open.
     :ivar user: the name that it gave.
     """
 
@@ -84,7 +85,8 @@ class LibvirtLogin:
                 self._enter(caller)
             elif self._door.is_plain(self._server):
                 self.known = True  # the name to open holds a ticket, for nothing else can be shown there
-        return {"types": [_NONE if self.known else _SASL]}
+        # Clients take the first, unless they are told otherwise.
+        return {"types": [_NONE] if self.known else [_SASL, _POLKIT]}
 
     async def _init(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         self._strangers_only()
@@ -106,7 +108,9 @@ class LibvirtLogin:
         raise refusal(45, "authentication failed: there is no further step")
 
     async def _polkit(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        raise refusal(45, "authentication failed: polkit is not offered")
+        self._strangers_only()
+        self.known = True  # the name to open holds a ticket
+        return {"complete": 1}
 
     # -- inside ----------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from gateway.rpc.volume_files import judge
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message
 from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure
-from gateway.wire.open_name import OpenName, is_target, parse_open_name
+from gateway.wire.open_name import OpenName, is_target, parse_open_name, usual_payload
 from gateway.wire.xdr import XdrError
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ class LibvirtSession:
             raise refusal(39, f"unknown procedure: {message.procedure}")
         if not self.known and not procedure.name.startswith("AUTH_"):
             raise refusal(39, "authentication required")
+        payload = usual_payload(message.payload) if procedure.name == "CONNECT_OPEN" else message.payload
         try:
-            arguments = procedure.arguments.unpack(message.payload)
+            arguments = procedure.arguments.unpack(payload)
         except XdrError as error:
             raise refusal(39, f"Unable to decode message payload: {error}") from None
         early = procedure.name in self._local

@@ -2,7 +2,8 @@
 
 A client drops transport, host and port of the URI that its user has typed, keeps the variables that it does
 not know, and sends the rest: ``test+tls://gateway/default?target=lab`` arrives as ``test:///default?target=lab``.
-Source: libvirt 9.0, remote_driver.c, doRemoteOpen.
+Terraform's provider keeps nothing but the path, where an escaped question mark does as well.
+Source: libvirt 9.0, remote_driver.c, doRemoteOpen; terraform-provider-libvirt, client.go.
 """
 
 from __future__ import annotations
@@ -13,9 +14,21 @@ from urllib.parse import unquote
 from attrs import field, frozen
 
 _NAME = re.compile(
-    r"(?:(?P<driver>[A-Za-z0-9.-]{1,64}):(?://)?(?P<path>/(?!/)[^?#]{0,1024})?)?(?:\?(?P<query>[^#]{0,4096}))?"
+    r"(?:(?P<driver>[A-Za-z0-9.-]{1,64}):(?://)?(?:/(?!/)[^?#]{0,1024}?(?:%3[Ff](?P<behind>[^?#]{0,1024}))?)?)?"
+    r"(?:\?(?P<query>[^#]{0,4096}))?"
 )
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+#: How go-libvirt marks the name in the open call as present; the rest of the world does it in the last byte.
+_GO, _PRESENT = b"\1\0\0\0", b"\0\0\0\1"
+
+
+def usual_payload(payload: bytes) -> bytes:
+    """The arguments of an open call as libvirt itself writes them.
+
+    libvirtd takes every number but zero for "present". Source: go-libvirt, initLibvirtComms; xdr_bool.
+    """
+    return _PRESENT + payload[4:] if payload.startswith(_GO) else payload
 
 
 @frozen
@@ -46,7 +59,7 @@ def parse_open_name(text: str) -> OpenName:
     if match is None:
         raise ValueError("it is DRIVER:///PATH, which ?target=NAME may follow")
     found: dict[str, str] = {}
-    for pair in re.split("[&;]", match["query"] or ""):
+    for pair in re.split("[&;]", match["query"] or match["behind"] or ""):
         name, _, value = pair.partition("=")
         if name.lower() in ("target", "ticket"):
             found[name.lower()] = unquote(value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import need
+from tests.functional.desktop import Desktop
 from tests.functional.libvirt_case import LibvirtCase
+from tests.functional.processes import Peer, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -106,3 +110,82 @@ class VirtinstTest(LibvirtCase):
         code, said = self.tool("virt-xml", "tiny", "--edit", "--vcpus", "2", "--define")
         self.assertEqual(code, 1)
         self.assertIn("Domain not found", said)
+
+
+#: What Ansible's modules do, and every other program that knows a URI and nothing else.
+_OPEN = """\
+import sys, libvirt
+connection = libvirt.open(sys.argv[1])
+print(*sorted(domain.name() for domain in connection.listAllDomains()))
+domain = connection.lookupByName("tiny")
+domain.suspend()
+print(domain.state()[0])
+domain.resume()
+"""
+
+
+class OpenTest(LibvirtCase):
+    """Programs that know a URI and nothing else."""
+
+    guests = ("tiny", "other")
+
+    def run_it(self, uri: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _OPEN, uri],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=self.environment,
+        )
+
+    def test_ticket_in_the_uri(self) -> None:
+        """They bring the ticket in the URI, over TLS, and have its rights."""
+        token = self.grant(domains=["tiny"])
+        done = self.run_it(self.uri(auth="polkit", ticket=token))
+        self.assertEqual((done.returncode, done.stdout.split()), (0, ["tiny", "3"]), done.stderr)
+
+    def test_bad(self) -> None:
+        """Without a good one they get nowhere, and what they sent is in no log."""
+        for ticket in ("6" * 32, ""):
+            done = self.run_it(self.uri(auth="polkit", ticket=ticket))
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("authentication failed", done.stderr)
+        token = self.grant()
+        self.run_it(self.uri(auth="polkit", ticket=token))
+        self.assertNotIn(token, self.gateway.log() + (self.home / "audit.log").read_text())
+
+
+class Manager(Peer):
+    """virt-manager at a URI, which says on its output what it sees."""
+
+    name = "virt-manager"
+
+    def start(self, desktop: Desktop, uri: str) -> None:
+        command = [need("virt-manager", "apt install virt-manager"), "--no-fork", "--debug", "-c", uri]
+        command += ["--show-domain-console", "tiny"]
+        (runtime := self.directory / "runtime").mkdir(mode=0o700, exist_ok=True)
+        environment = {**desktop.environment(), "XDG_RUNTIME_DIR": str(runtime), "GDK_BACKEND": "x11"}
+        self.spawn(command, lambda: "domain=tiny" in self.log(), environment)
+
+
+class ManagerTest(LibvirtCase):
+    """virt-manager on a screen in memory."""
+
+    guests = ("tiny", "other")
+
+    def test_guests(self) -> None:
+        """It shows the guest of the ticket in a window of its own, and no other, whatever happens to both."""
+        desktop = Desktop(self.home)
+        self.addCleanup(desktop.stop)
+        desktop.start()
+        manager = Manager(self.home)
+        self.addCleanup(manager.kill)
+        manager.start(desktop, self.uri(token=self.grant(domains=["tiny"])))
+        wait_for(lambda: desktop.windows("^tiny on QEMU"), "the window of the guest")
+        for name in ("other", "tiny"):
+            self.direct("suspend", name)
+            self.direct("resume", name)
+        wait_for(lambda: "domain lifecycle event: domain=tiny" in manager.log(), "what happened")
+        self.assertEqual(set(re.findall(r"domain=(\S+)", manager.log())), {"tiny"})
+        self.assertNotIn("'other'", manager.log())

@@ -65,10 +65,12 @@ class PortTests(LibvirtStage):
         """Others, and those who show none, are asked for a login; a name is compared to its end."""
         self.door.logins.subjects = ("*CN=operator",)
         for wire in (self.shows("operators"), self.shows("alice"), Secure()):
-            self.assertEqual(self.client_of(self.port, wire).call("AUTH_LIST"), {"types": [1]})
+            self.assertEqual(self.client_of(self.port, wire).call("AUTH_LIST"), {"types": [1, 2]})
         self.assertEqual(self.refused, ["subject", "subject"])
         self.door.logins.subjects = ()
-        self.assertEqual(self.client_of(self.port, self.shows("operator")).call("AUTH_LIST"), {"types": [1]})
+        self.assertEqual(
+            self.client_of(self.port, self.shows("operator")).call("AUTH_LIST"), {"types": [1, 2]}
+        )
 
     def test_address(self) -> None:
         """A certificate that comes from elsewhere is none."""
@@ -78,7 +80,9 @@ class PortTests(LibvirtStage):
 
         self.door.judge = elsewhere
         self.door.logins.subjects = ("*",)
-        self.assertEqual(self.client_of(self.port, self.shows("operator")).call("AUTH_LIST"), {"types": [1]})
+        self.assertEqual(
+            self.client_of(self.port, self.shows("operator")).call("AUTH_LIST"), {"types": [1, 2]}
+        )
         self.assertEqual(self.refused, ["address"])
 
     def test_certificate_on_a_plain_port(self) -> None:
@@ -95,7 +99,7 @@ class PortTests(LibvirtStage):
         ours, theirs = socket.socketpair(socket.AF_UNIX)
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
-        for users, types in (((getuser(),), [0]), ((), [1]), (("nobody-else",), [1])):
+        for users, types in (((getuser(),), [0]), ((), [1, 2]), (("nobody-else",), [1, 2])):
             self.door.users = users
             wire: Any = Wire()
             wire.socket = ours

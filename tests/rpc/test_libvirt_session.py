@@ -146,6 +146,38 @@ class LoginTests(LibvirtStage):
         self.assertEqual((len(self.sessions.list()), len(self.daemon.live)), (1, 1))
         self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST)["ret"], 3)
 
+    def test_told_by_name(self) -> None:
+        """Who cannot be asked for a password chooses polkit, and brings a ticket in the name to open."""
+        client = self.client()
+        self.assertEqual(client.call("AUTH_LIST"), {"types": [1, 2]})
+        self.assertEqual(client.call("CONNECT_OPEN", name=f"{NAME}&ticket={TOKEN}", flags=0), 39)
+        self.assertEqual(client.call("AUTH_POLKIT"), {"complete": 1})
+        self.assertEqual(client.call("AUTH_SASL_START", **plain(TOKEN)), 45)
+        self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST), 1)
+        self.assertEqual(self.sessions.list(), ())
+        self.assertEqual(client.call("CONNECT_OPEN", name=f"{NAME}&ticket={TOKEN}", flags=0), {})
+        self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST)["ret"], 3)
+        self.assertEqual(self.refused, [])
+
+    def test_told_nothing(self) -> None:
+        """Who chooses polkit and brings no good ticket gets nowhere, and three times at most."""
+        for bad in ("", "&ticket=", "&ticket=66666666666666666666"):
+            client = self.client()
+            self.assertEqual(client.call("AUTH_POLKIT"), {"complete": 1})
+            tries = [client.message("CONNECT_OPEN", name=NAME + bad, flags=0) for _ in range(9)]
+            client.say(*tries)
+            answers = [it.status for it in client.listen()]
+            self.assertEqual((answers, client.lost), ([Status.ERROR] * 3, True), bad)
+        self.assertEqual(len(self.refused), 9)
+        self.assertEqual(self.daemon.peers, [])
+
+    def test_go(self) -> None:
+        """The open call of Terraform's library is understood, whose flag of the name is another number."""
+        client = self.logged_in()
+        call = client.message("CONNECT_OPEN", name=NAME, flags=0)
+        client.say(call._replace(payload=b"\1\0\0\0" + call.payload[4:]))
+        self.assertEqual(client.answer(call), {})
+
     def test_websocket(self) -> None:
         """Who has shown a token before needs no login, and one that is no good any more opens nothing."""
         for token, answer in ((TOKEN, {"types": [0]}), (OTHER, 45)):

@@ -30,6 +30,9 @@ class OpenNameTests(SynchronousTestCase):
             ("qemu:///system?target", OpenName("qemu")),
             ("qemu:///system?ticket=a=b&&;", OpenName("qemu", "", "a=b")),
             ("qemu:///system?command=/bin/sh&socket=/x", OpenName("qemu")),
+            ("qemu:///system%3Ftarget=lab&ticket=a%2Eb", OpenName("qemu", "lab", "a.b")),
+            ("qemu:///system%3ftarget=lab", OpenName("qemu", "lab")),
+            ("qemu:///system%3Ftarget=lab?target=other", OpenName("qemu", "other")),
         ):
             self.assertEqual(parse_open_name(text), name, text)
 
@@ -47,6 +50,8 @@ class OpenNameTests(SynchronousTestCase):
             "default",
             "://",
             "test:///a\nb?target=../x",
+            "test:///default%3Ftarget=../x",
+            "test:///" + "a" * 1025 + "%3F" + "a" * 1025,
             "test:///default?target=../x",
             "test:///default?target=a%00",
             "test:///default?target=a%2Fb",
