@@ -95,7 +95,7 @@ class Appliance(logs.LoggedService):
 
     def _make_core(self) -> None:
         config, reactor = self.config, self._reactor
-        always = config.images is not None and config.images.enforce_expiry == "always"
+        ending = {Kind.IMAGE: config.images, Kind.TUNNEL: config.tunnel}
         # Operations on images wait, see gateway.images.slots; tunnels have limits of their own.
         self.registry = MemoryRegistry(
             reactor,
@@ -103,7 +103,9 @@ class Appliance(logs.LoggedService):
             maximum=config.registry.maximum,
             sweep=config.registry.sweep,
             sessions_per_ticket=SESSIONS | {Kind.IMAGE: None, Kind.TUNNEL: None},
-            at_expiry={Kind.IMAGE: AtExpiry.CUT} if always else None,
+            at_expiry={
+                it: AtExpiry.CUT for it in ending if (on := ending[it]) and on.enforce_expiry == "always"
+            },
             audit=self._seen.trail,
         )
         self.registry.watch(self._seen.ticket)

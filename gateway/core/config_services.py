@@ -163,6 +163,9 @@ class Tunnel(Service):
     )
     allowed_dn: Lines = Field(default=(), description="their subjects; empty means every one")
     idle_timeout: SecondsOrOff = Field(default=900.0, description="without a byte on any tunnel of a console")
+    enforce_expiry: Literal["start", "always"] = Field(
+        default="start", description="when expiry counts: at the start of a tunnel, or always"
+    )
     channels_per_ticket: Count = Field(default=32, description="tunnels under one ticket")
     guard: Literal["spice", "none"] = Field(default="spice", description="the protocol a tunnel must speak")
 

@@ -518,6 +518,27 @@ class LifeTests(_Case):
         self.assertEqual(len(self.gateway.sessions()), 2)
 
 
+class AlwaysTests(_Case):
+    """``enforce_expiry = always``."""
+
+    more: ClassVar[dict[str, str]] = {"enforce_expiry": "always"}
+
+    def test_cut(self) -> None:
+        """A console ends with its ticket, all channels at once; one that is renewed in time goes on."""
+        server = self.server()
+        kept, ended = (self.grant(f"tcp://{self.at(server)}", timeout=2) for _ in range(2))
+        tunnels = [self.open(self.at(server), ended) for _ in range(3)]
+        other = self.open(self.at(server), kept)
+        began = time.monotonic()
+        self.gateway.renew(kept, 60)
+        self.assertTrue(all(client.over() for client in tunnels))
+        self.assertTrue(1 < time.monotonic() - began < 6)
+        other.line.sendall(b"here")
+        self.assertEqual(other.read(4), b"here")
+        self.assertEqual(self.status(self.at(server), basic(ended)), 407)
+        self.assertEqual({it["reason"] for it in self.trail()}, {"expired"})
+
+
 class CrowdTests(_Case):
     """A thousand at once."""
 
