@@ -17,6 +17,7 @@ from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite
 from gateway.images.access import Access
 from gateway.images.cors import Cors
+from gateway.images.kernel_io import Elsewhere
 from gateway.images.nbd_pool import NbdPool
 from gateway.images.service import ImageService
 from gateway.images.targets import Targets
@@ -39,6 +40,7 @@ class Images:
         self._pool = UpstreamPool(base.reactor)
         self._nbd = NbdPool(base.dialer, base.reactor)
         self._threads = ThreadPool(0, _THREADS, "files")
+        self._elsewhere = Elsewhere(base.reactor, partial(deferToThreadPool, base.reactor, self._threads))
         self.service: ImageService | None = None
         if config.images is not None:
             self.service = ImageService(
@@ -60,10 +62,12 @@ class Images:
     def start(self) -> None:
         """Let threads begin."""
         self._threads.start()
+        self._elsewhere.start()
 
     def stop(self) -> None:
         """Close what idles, and wait for the threads."""
         self._close()
+        self._elsewhere.stop()
         self._threads.stop()
 
     def adopt(self, config: Config) -> None:
@@ -90,9 +94,8 @@ class Images:
             sessions=ClientSessions(base.reactor, base.wall),
         )
         upstreams = Upstreams(base.dialer, self._pool, creator, base.reactor, config.limits.upstream_timeout)
-        in_thread = partial(deferToThreadPool, base.reactor, self._threads)
         consoles = config.consoles
         kept = [] if consoles is None or consoles.recordings is None else [consoles.recordings]
         kept += [] if config.rpc is None else [config.gateway.screenshots]
         roots, local = images.file_roots, images.local_socket
-        return Targets(upstreams, in_thread, roots, local, self._nbd, tuple(kept), self._volumes)
+        return Targets(upstreams, self._elsewhere, roots, local, self._nbd, tuple(kept), self._volumes)
