@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
 from pathlib import Path
 from typing import ClassVar
+from uuid import uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.hypervisor import Qemu
 from tests.functional.peers import Sections
-from tests.functional.processes import HOST, wait_for
+from tests.functional.processes import HOST, short_directory, wait_for
 from tests.functional.tunnel_case import TunnelCase, machine, picture, screenshot
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -114,6 +122,50 @@ class ScreenshotTests(TunnelCase):
             text, r'gateway_upstream_connects_total\{kind="tunnel",result="ok",target=""\} [1-9]'
         )
         self.assertRegex(text, r'gateway_sessions_total\{kind="tunnel",reason="(client|lost)"\} [1-9]')
+
+
+class TokenTests(TunnelCase):
+    """A signed token in the place of a ticket."""
+
+    key: ClassVar[rsa.RSAPrivateKey]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = RSAAlgorithm.to_jwk(cls.key.public_key(), as_dict=True)
+        public = {name: value for name, value in public.items() if name != "key_ops"}
+        directory = short_directory()
+        cls.addClassCleanup(shutil.rmtree, directory)
+        keys = directory / "keys.json"
+        keys.write_text(json.dumps({"keys": [{**public, "kid": "k", "alg": "RS256"}]}))
+        cls.sections = {"tokens": {"jwt_keys": str(keys), "jwt_audience": "the-gateway"}}
+        super().setUpClass()
+
+    def sign(self, url: str, key: rsa.RSAPrivateKey | None = None, **more: object) -> str:
+        now = int(time.time())
+        ticket = {"uuid": str(uuid4()), "kind": "tunnel", "urls": [url], "ops": ["connect"], "timeout": 300}
+        claims = {"sub": "alice", "aud": "the-gateway", "jti": str(uuid4()), "iat": now, "nbf": now}
+        claims |= {"exp": now + 300, "ticket": ticket | more}
+        return jwt.encode(claims, key or self.key, algorithm="RS256", headers={"kid": "k"})
+
+    def test_token(self) -> None:
+        """As the password in the proxy's URL it opens a console, once if it says so; a bad one does not."""
+        qemu = machine(type(self))
+        where, file = ["-h", HOST, "-p", str(qemu.spice_port)], self.home / "token.ppm"
+        url = f"spice://{HOST}:{qemu.spice_port}"
+        once = self.sign(url, uses=1)
+        self.assertEqual(screenshot(file, *where, proxy=self.proxy(once)), 0)
+        self.assertEqual(picture(file), qemu.screen())
+        wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
+        self.assertEqual({it["principal"] for it in self.trail()}, {"alice"})
+        before = len(qemu.spice_channels())
+        stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        tokens = [once, self.sign(url, stranger), self.sign("spice://127.0.0.1:1"), self.sign(url, ops=[])]
+        tokens.append(self.sign(url, kind="console"))
+        for token in tokens:
+            self.assertEqual(screenshot(file, *where, proxy=self.proxy(token)), 1)
+            self.assertNotIn(token, self.written())
+        self.assertEqual(len(qemu.spice_channels()), before)
 
 
 class FreeTests(TunnelCase):

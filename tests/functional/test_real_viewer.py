@@ -129,7 +129,7 @@ class LinkTests(_Case):
 
     def test_plain(self) -> None:
         """A file for one use; the viewer removes it, and the console is there."""
-        file = self.link(self.url(), "--proxy", f"http://{HOST}:{self.plain}", "--title", "my = [VM]", "-1")
+        file = self.link(self.url(), "--title", "my = [VM]", "-1")
         self.viewer.start(self.desktop, file)
         self.assert_shows()
         self.assertFalse(file.exists())
@@ -138,7 +138,7 @@ class LinkTests(_Case):
     def test_tls(self) -> None:
         """TLS to the gateway and TLS to the machine, whose authority is in the file."""
         ca = str(self.qemu.credentials.ca)
-        file = self.link(self.url(tls=True), "--proxy", f"https://{HOST}:{self.secure}", "--ca", ca, "--keep")
+        file = self.link(self.url(tls=True), "--tls", "--ca", ca, "--keep")
         wrapped = trusting(self.directory, self.gateway.ca, [])
         self.viewer.start(self.desktop, file, *wrapped)
         self.assert_shows()
