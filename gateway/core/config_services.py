@@ -106,7 +106,9 @@ class Libvirt(Service):
     socket: EndpointOrOff = Field(
         default=None, description="a socket for local users, such as unix:/run/gateway/libvirt-sock:mode=666"
     )
-    socket_users: Words = Field(default=(), description="local users who need no ticket there")
+    socket_users: Words = Field(
+        default=(), description="local users who need no ticket there; uid:NUMBER for one without a name"
+    )
     client_ca: Certificates | None = Field(
         default=None, description="the authority of client certificates, PEM"
     )

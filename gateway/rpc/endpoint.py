@@ -45,6 +45,16 @@ class Connection(BoundedAMP):
         if hasattr(transport, "setTcpKeepAlive"):
             transport.setTcpKeepAlive(1)
 
+    def dataReceived(self, data: bytes) -> None:
+        if self.seat is not None:
+            self.seat.caller.session.bytes_in += len(data)
+        super().dataReceived(data)
+
+    def _write(self, data: bytes) -> None:
+        if self.seat is not None:
+            self.seat.caller.session.bytes_out += len(data)
+        super()._write(data)
+
     async def _version(self) -> Mapping[str, Any]:
         return {"gateway": __version__, "protocol": PROTOCOL}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Collection
@@ -187,10 +186,10 @@ class Port(Factory):
 
 
 def local_user(transport: Any) -> str:
-    """The name of the user at the other end of a unix socket; empty when it has none."""
+    """The name of the user at the other end of a unix socket; ``uid:NUMBER`` when it has none."""
     data = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", data)
+    _, uid, _ = struct.unpack("iII", data)
     try:
         return getpwuid(uid).pw_name
     except KeyError:
-        return "root" if uid == os.geteuid() else ""
+        return f"uid:{uid}"  # no name has a colon

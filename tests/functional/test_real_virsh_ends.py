@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -33,13 +34,16 @@ _REGISTER = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
 class Wire:
     """What the connection of one client goes through; it sees when the far end lets go.
 
+    :param pause: seconds after each piece for the client, so that there is always more of it to come.
     :ivar ended: when it did, on the monotonic clock; 0 before.
-    :ivar sent: bytes of the client.
+    :ivar sent: bytes of the client; *received* those that it has taken.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pause: float) -> None:
+        self._pause = pause
         self.ended = 0.0
         self.sent = 0
+        self.received = 0
         self._far_port = port
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -63,11 +67,30 @@ class Wire:
                 far.sendall(data)
                 self.sent += len(data)
 
-            back = threading.Thread(target=_carry, args=(near, far, sent))
-            back.start()
-            _carry(far, near, near.sendall)
-            self.ended = time.monotonic()
-            back.join()
+            threads = [
+                threading.Thread(target=_carry, args=(near, far, sent)),
+                threading.Thread(target=self._watch, args=(far,)),
+            ]
+            for thread in threads:
+                thread.start()
+            _carry(far, near, self._got(near))
+            for thread in threads:
+                thread.join()
+
+    def _got(self, near: socket.socket) -> Callable[[bytes], None]:
+        def got(data: bytes) -> None:
+            near.sendall(data)
+            self.received += len(data)
+            time.sleep(self._pause)
+
+        return got
+
+    def _watch(self, far: socket.socket) -> None:
+        """See the end even while the client does not take what came before it."""
+        watch = select.poll()
+        watch.register(far, select.POLLRDHUP)
+        watch.poll()
+        self.ended = time.monotonic()
 
 
 def _carry(source: socket.socket, sink: socket.socket, write: Callable[[bytes], object]) -> None:
@@ -96,7 +119,7 @@ class Running:
 
 
 class EndTest(LibvirtCase):
-    """A console, an upload and a wait for events, all under one ticket.
+    """A console, an upload, a download and a wait for events, all under one ticket.
 
     :cvar quiet: connections to the daemon when nobody does anything.
     """
@@ -108,12 +131,13 @@ class EndTest(LibvirtCase):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.pool = cls.daemon.pool("p1")
-        cls.daemon.virsh("vol-create-as", "p1", "v1", "1G", "--allocation", "0")
+        for name in ("v1", "v2"):
+            cls.daemon.virsh("vol-create-as", "p1", name, "1G", "--allocation", "0")
         cls.quiet = cls.upstream()
 
     @contextmanager
-    def virsh_at(self, token: str, *arguments: str) -> Iterator[Running]:
-        wire = Wire(self.port)
+    def virsh_at(self, token: str, *arguments: str, pause: float = 0.0) -> Iterator[Running]:
+        wire = Wire(self.port, pause)
         uri = self.uri(token=token, port=wire.port)
         terminal = Terminal(self.command(uri, *arguments), self.environment)
         try:
@@ -123,7 +147,7 @@ class EndTest(LibvirtCase):
             wire.close()
 
     @contextmanager
-    def all_three(self, token: str) -> Iterator[Sequence[Running]]:
+    def all_four(self, token: str) -> Iterator[Sequence[Running]]:
         """All of them in the middle of their work."""
         with ExitStack() as stack:
             console = stack.enter_context(self.virsh_at(token, "console", "tiny"))
@@ -131,20 +155,25 @@ class EndTest(LibvirtCase):
             upload = stack.enter_context(
                 self.virsh_at(token, "vol-upload", "v1", self.tap(stack), "--pool", "p1")
             )
+            download = stack.enter_context(
+                self.virsh_at(token, "vol-download", "v2", "/dev/null", "--pool", "p1", pause=0.02)
+            )
             wait_for(lambda: ("DOMAIN_OPEN_CONSOLE", "ok") in self.calls(token), "the console")
             wait_for(lambda: self.calls(token).count((_REGISTER, "ok")) > 20, "all events")
             wait_for(lambda: upload.wire.sent > MIB, "a part of the upload")
-            self.work(console, events, upload)
-            yield console, events, upload
+            wait_for(lambda: download.wire.received > MIB, "a part of the download")
+            self.work(console, events, upload, download)
+            yield console, events, upload, download
 
-    def work(self, console: Running, events: Running, upload: Running) -> None:
+    def work(self, console: Running, events: Running, upload: Running, download: Running) -> None:
         """See that all of them do."""
-        sent = upload.wire.sent
+        sent, received = upload.wire.sent, download.wire.received
         console.terminal.shown = events.terminal.shown = b""
         self.direct("reset", "tiny")
         console.terminal.expect("SeaBIOS")
         events.terminal.expect("event 'reboot' for domain 'tiny'")
         wait_for(lambda: upload.wire.sent > sent + 65536, "more of the upload")
+        wait_for(lambda: download.wire.received > received + 65536, "more of the download")
 
     def tap(self, stack: ExitStack) -> str:
         """A file that does not end for a long time: a pipe."""
@@ -167,11 +196,13 @@ class EndTest(LibvirtCase):
         wait_for(lambda: all(it.wire.ended for it in running), "the end of all connections")
         took = max(it.wire.ended for it in running) - since
         wait_for(lambda: self.upstream() == self.quiet, "the end of all connections to the hypervisor")
-        console, events, upload = (it.terminal for it in running)
+        console, events, upload, download = (it.terminal for it in running)
         for each in (console, upload):
             each.expect(f"operation aborted: the gateway has ended this session: {word}")
         events.expect("error: Disconnected from")
-        self.assertEqual([it.end() for it in (console, events, upload)], [1, 1, 1])
+        # What it had not taken yet is lost with the connection, and our word with it.
+        download.expect("error: ")
+        self.assertEqual([it.end() for it in (console, events, upload, download)], [1, 1, 1, 1])
         return took
 
     def test_revocation(self) -> None:
@@ -179,14 +210,14 @@ class EndTest(LibvirtCase):
         took = []
         for _ in range(ATTEMPTS):
             token = self.grant()
-            with self.all_three(token) as running:
-                self.assertEqual(self.upstream(), self.quiet + 5)
+            with self.all_four(token) as running:
+                self.assertEqual(self.upstream(), self.quiet + 7)
                 ticket = self.gateway.get(token).json()["ticket"]
                 since = time.monotonic()
                 self.gateway.delete(token)
                 took.append(self.ends(running, since, "revoked"))
             closed = [it["reason"] for it in self.trail("session.close") if it["ticket"] == ticket]
-            self.assertEqual(closed, ["revoked"] * 3)
+            self.assertEqual(closed, ["revoked"] * 4)
             if took[-1] < PROMPT:
                 break
         self.assertLess(min(took), PROMPT, took)
@@ -200,7 +231,7 @@ class EndTest(LibvirtCase):
     def test_expiry(self) -> None:
         """Who is renewed goes on beyond the first expiry; all of it ends at the last, in that very moment."""
         token = self.grant()
-        with self.all_three(token) as running:
+        with self.all_four(token) as running:
             self.gateway.renew(token, 1)
             time.sleep(0.6)
             self.gateway.renew(token, 60)
@@ -212,7 +243,7 @@ class EndTest(LibvirtCase):
         self.assertGreater(took, 0.9)
         end = datetime.fromisoformat(now["expires_at"])
         closed = [it for it in self.trail("session.close") if it["ticket"] == now["ticket"]]
-        self.assertEqual([it["reason"] for it in closed], ["expired"] * 3)
+        self.assertEqual([it["reason"] for it in closed], ["expired"] * 4)
         late = [(datetime.fromisoformat(it["time"]) - end).total_seconds() for it in closed]
         self.assertLess(min(late), 0.1, late)
         self.assertGreater(min(late), -0.01, late)
@@ -220,12 +251,12 @@ class EndTest(LibvirtCase):
     def test_killed(self) -> None:
         """An operator ends one session by its number, and no other."""
         token = self.grant()
-        with self.all_three(token) as (console, events, upload):
+        with self.all_four(token) as (console, events, upload, download):
             [number] = [
                 it["id"] for it in self.gateway.sessions() if it["target"] == "qemu" and it["bytes_in"] > MIB
             ]
             self.assertEqual(self.gateway.control("DELETE", f"/sessions/{number}").status, 204)
             wait_for(lambda: upload.wire.ended, "the end of the upload")
             upload.terminal.expect("the gateway has ended this session: killed")
-            self.assertEqual((console.wire.ended, events.wire.ended), (0, 0))
+            self.assertEqual([it.wire.ended for it in (console, events, download)], [0, 0, 0])
         wait_for(lambda: self.upstream() == self.quiet, "the end of all connections to the hypervisor")

@@ -5,8 +5,10 @@ Between the gateway and libvirtd stands a tap that notes every byte: what is not
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,6 +226,34 @@ class RightsTest(LibvirtCase):
     @staticmethod
     def about(each: Procedure) -> bool:
         return bool(objects.in_arguments(each) or objects.in_results(each) or "DOMAIN" in each.name)
+
+    def test_python(self) -> None:
+        """libvirt-python has the one domain of the ticket in every list, lookup, statistic and event."""
+        script = Path(__file__).with_name("libvirt_rights_script.py")
+        uri = self.uri("test", auth="polkit", ticket=self.token)
+        hidden = [self.theirs["uuid"], str(self.theirs["id"]), self.theirs["name"]]
+        process = subprocess.Popen(
+            [sys.executable, str(script), uri, *hidden],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stdout is not None
+        shown, waiting = (json.loads(process.stdout.readline()) for _ in range(2))
+        name = self.mine["name"]
+        self.assertEqual(shown.pop("looked_up"), [42, 42, 42])
+        self.assertEqual((shown.pop("ids"), shown.pop("running")), ([self.mine["id"]], 1))
+        self.assertEqual(shown, {"listed": [name], "defined": [], "stats": [name], "some_stats": [name]})
+        self.assertEqual(waiting, {"waiting": True})
+        for each in ("hidden-zq", "test", name):
+            for verb in ("suspend", "resume"):
+                self.direct(verb, each, target="test")
+        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+        rest, _ = process.communicate(timeout=20)
+        self.assertEqual((seen, rest), ([{"event": name}] * 2, ""))
 
     # -- what is refused -------------------------------------------------------------------
 

@@ -165,6 +165,19 @@ class EndpointTests(DeskCase):
         self.ask(client, commands.Login, token=self.ticket())
         self.assertEqual(self.refused(client, commands.Login, token="t" * 24)[0], "DENIED")
 
+    def test_counted(self) -> None:
+        """A session counts the bytes of its calls, from the login on, and the audit trail has them."""
+        client = self.inside()
+        (session,) = self.sessions.list()
+        before = session.bytes_in, session.bytes_out
+        client.wire.clear()
+        client.ask(commands.Version)
+        self.turn()
+        answer = len(client.wire.value())
+        self.assertGreater(answer, 0)
+        asked = len(pack({b"_command": b"Version", b"_ask": b"2"}))
+        self.assertEqual((session.bytes_in - before[0], session.bytes_out - before[1]), (asked, answer))
+
     def test_ended(self) -> None:
         """When the ticket ends, calls under way hear it, and then the connection is over."""
         client = self.inside()

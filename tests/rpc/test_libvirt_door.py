@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 from datetime import UTC, datetime
 from getpass import getuser
+from pwd import getpwuid
 from typing import Any
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -105,6 +108,25 @@ class PortTests(LibvirtStage):
             wire.socket = ours
             self.assertEqual(self.client_of(port, wire).call("AUTH_LIST"), {"types": types})
         self.assertEqual(local_user(wire), getuser())
+
+    def test_nameless(self) -> None:
+        """A user without a name is called by its number, and is nobody else: not root, even if it is ours."""
+
+        class Socket:
+            def getsockopt(self, *_: int) -> bytes:
+                return struct.pack("iII", 1, number, number)
+
+        wire: Any = Wire()
+        wire.socket = Socket()
+        for number in (4_000_000_000, 3_999_999_999):
+            with self.assertRaises(KeyError):
+                getpwuid(number)
+            self.assertEqual(local_user(wire), f"uid:{number}")
+        number = 0
+        self.assertEqual(local_user(wire), "root")
+        self.patch(os, "geteuid", lambda: 3_999_999_999)
+        number = 3_999_999_999
+        self.assertEqual(local_user(wire), f"uid:{number}")
 
     def test_one_session(self) -> None:
         """Who asks twice who it is has one session all the same."""
