@@ -24,6 +24,7 @@ class Metric:
     :ivar digits: behind the point.
     :ivar more: more is better.
     :ivar ratio: it makes sense to divide by it.
+    :ivar beside: where it is not the first of a case, the ratio is of interest all the same.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Metric:
     digits: int
     more: bool = False
     ratio: bool = True
+    beside: bool = False
 
 
 @frozen
@@ -100,9 +102,9 @@ class Case:
         values = self.samples.get(peer, {}).get(metric.key)
         return Spread.of(values) if values else None
 
-    def ratio(self, peer: str) -> Spread | None:
-        """The ratio of the medians; least and most are of single runs."""
-        judged = self.metrics[0]
+    def ratio(self, peer: str, metric: Metric | None = None) -> Spread | None:
+        """The ratio of the medians, by default of the first metric; least and most are of single runs."""
+        judged = metric or self.metrics[0]
         ours = self.samples.get(GATEWAY, {}).get(judged.key)
         theirs = self.samples.get(peer, {}).get(judged.key)
         if peer == GATEWAY or not judged.ratio or not ours or not theirs:
@@ -112,6 +114,11 @@ class Case:
             return None
         single = [top / bottom for top, bottom in zip(upper, lower, strict=False)]
         return Spread(statistics.median(upper) / statistics.median(lower), min(single), max(single))
+
+    @property
+    def beside(self) -> list[Metric]:
+        """Those whose ratio stands beside that of the first."""
+        return [metric for metric in self.metrics[1:] if metric.beside]
 
     def target(self, peer: str) -> Target | None:
         return next((target for target in self.targets if target.peer == peer), None)
@@ -157,6 +164,9 @@ class Case:
         ratio, target, verdict = self.ratio(peer), self.target(peer), self.verdict(peer)
         if ratio is not None:
             found["ratio"] = _numbers(ratio, 3)
+        for metric in self.beside:
+            if (other := self.ratio(peer, metric)) is not None:
+                found[f"{metric.key}_ratio"] = _numbers(other, 3)
         if target is not None:
             found["target"] = {"floor": target.floor, "goal": target.goal}
         if verdict is not None:

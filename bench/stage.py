@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 
 from attrs import define, frozen
 
@@ -132,7 +133,12 @@ Job = Callable[[Relay], Mapping[str, float] | None]
 
 
 def take_turns(
-    relays: Sequence[Relay], jobs: Iterable[tuple[Case, Job]], options: Options, *, once: bool = False
+    relays: Sequence[Relay],
+    jobs: Iterable[tuple[Case, Job]],
+    options: Options,
+    *,
+    once: bool = False,
+    slices: int = 1,
 ) -> list[Case]:
     """Run every job with every relay, then again; the first time warms up and does not count.
 
@@ -140,23 +146,33 @@ def take_turns(
     noted, and get no sample; the gateway must not.
 
     :param once: the first time is the only one, and counts.
+    :param slices: parts of each run; one of them is measured with all relays before the next. A sample is
+        their mean, so that a machine which is now fast and now slow is so to everybody.
     :raises AssertionError: the gateway broke off.
     """
     wanted = [(case, job) for case, job in jobs if options.wanted(case.name)]
     for run in [1] if once else range(options.runs + 1):
         for case, job in wanted:
             first = run % len(relays)
-            for relay in [*relays[first:], *relays[:first]]:
+            parts: dict[str, list[Mapping[str, float]]] = {}
+            broken: set[str] = set()
+            for relay in [*relays[first:], *relays[:first]] * slices:
+                if relay.name in broken:
+                    continue
                 tell(f"{case.name}: {relay.name}, run {run} of {options.runs}, load {machine.load()}")
                 try:
-                    sample = job(relay)
+                    part = job(relay)
                 except AssertionError as error:
                     if relay.name == GATEWAY:
                         raise AssertionError(f"{case.name}, run {run}: {error}") from error
                     case.fail(relay.name)
+                    broken.add(relay.name)
                     continue
-                if run and sample is not None:
-                    case.add(relay.name, sample)
+                if part is not None:
+                    parts.setdefault(relay.name, []).append(part)
+            for name, found in parts.items():
+                if run and name not in broken:
+                    case.add(name, {key: fmean(part[key] for part in found) for key in found[0]})
     tell("")
     for case, _ in wanted:
         # In the order of the peers, not of who came first.

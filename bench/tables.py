@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.cases import Case, Spread
+from bench.cases import Case, Metric, Spread
 
 
 def text(case: Case) -> str:
@@ -42,17 +42,23 @@ def _cells(case: Case) -> Iterator[list[str]]:
     ratios = any(case.ratio(peer) for peer in case.samples)
     aims = any(case.verdict(peer) for peer in case.samples)
     head = ["", *(metric.title for metric in shown)]
-    head += ["peer ÷ gateway" if not case.metrics[0].more else "gateway ÷ peer"] * ratios
+    if ratios:
+        head.append(_divided(case.metrics[0]))
+        head += [f"{it.title}, {_divided(it)}" for it in case.beside]
     yield head + ["floor", "goal", ""] * aims
     for peer in case.samples:
         row = [peer]
         for metric in shown:
             row.append(_spread(case.spread(peer, metric), metric.digits, around=metric is case.metrics[0]))
         if ratios:
-            row.append(_spread(case.ratio(peer), 2))
+            row += [_spread(case.ratio(peer, it), 2) for it in (case.metrics[0], *case.beside)]
         if aims:
             row += _aims(case, peer)
         yield row
+
+
+def _divided(metric: Metric) -> str:
+    return "gateway ÷ peer" if metric.more else "peer ÷ gateway"
 
 
 def _aims(case: Case, peer: str) -> list[str]:

@@ -43,15 +43,15 @@ class CallOrder:
 class CallResult:
     """What came of it.
 
+    :ivar early: calls before those that count.
     :ivar p50: seconds of a call; so is ``p99``.
-    :ivar cpu: seconds that the caller itself used.
     """
 
+    early: int
     calls: int
     seconds: float
     p50: float
     p99: float
-    cpu: float
 
 
 class Caller(Peer):

@@ -11,7 +11,7 @@ from bench.measures import connections, consoles, fairness, idle, images, memory
 from bench.stage import Options, Stage
 
 RELAYS = ("gateway", "imageio", "nginx", "haproxy", "squid")
-CALLERS = ("gateway", "connection", "libvirt-python", "amp-libvirt-python")
+CALLERS = ("gateway", "connection", "bare-socket", "libvirt-python", "amp-libvirt-python")
 BRIDGES = ("gateway", "websockify", "autobahn")
 
 

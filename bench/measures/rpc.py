@@ -16,18 +16,21 @@ from bench.peers.hypervisor import Stock
 from bench.stage import Job, Options, Stage, account, take_turns
 from bench.targets import TARGETS
 
+#: Parts of a run, and the seconds of a run.
+SLICES, SECONDS = 5, 1.0
 #: Lets somebody call, and brings what came of it.
 Run = Callable[[Relay, CallOrder], CallResult]
 
 _METRICS = (
     Metric("calls_per_s", "calls/s", 0, more=True),
-    Metric("cpu_us_each", "CPU µs each", 0),
+    Metric("cpu_us_each", "CPU µs each", 0, beside=True),
     Metric("p50_ms", "p50 ms", 2),
     Metric("p99_ms", "p99 ms", 2),
 )
 #: Who takes part beside the gateway: in calls, and in calls by AMP.
 _STOCK = "amp-libvirt-python"
-_NATIVE, _AMP = ("connection", "libvirt-python"), ("libvirt-python", _STOCK)
+_BARE = "bare-socket"
+_NATIVE, _AMP = ("connection", _BARE, "libvirt-python"), ("libvirt-python", _STOCK)
 _TITLES = {"info": "State of one guest", "list": f"All of {GUESTS} guests"}
 _WAYS = {"unix": "unix socket", "tls": "TLS"}
 _NATIVE_NOTE = {
@@ -59,7 +62,8 @@ def measure(stage: Stage, options: Options) -> list[Case]:
 
         native = caller(GATEWAY, "native", "target", json.dumps(stage.hypervisor))
         others = [relays[name] for name in _NATIVE if name in relays]
-        found = take_turns([native, *others], _jobs(options, "", _NATIVE_NOTE, _native), options)
+        jobs = _jobs(options, "", _NATIVE_NOTE, _native)
+        found = take_turns([native, *others], jobs, options, slices=SLICES)
         clients: dict[str, Caller] = {}
         ours, stock, ca = relays[GATEWAY], relays.get(_STOCK), stage.client.ca
         assert isinstance(ours, Ours)
@@ -68,10 +72,12 @@ def measure(stage: Stage, options: Options) -> list[Case]:
             clients[_STOCK] = caller("stock-client", "stock", stock.port, ca)
         others = [relays[name] for name in _AMP if name in relays]
         jobs = _jobs(options, "amp-", _AMP_NOTE, partial(_by_client, clients))
-        found += take_turns([ours, *others], jobs, options)
+        found += take_turns([ours, *others], jobs, options, slices=SLICES)
         through = caller(GATEWAY, "threads", json.dumps(_urls(stage, ours)), ours.RPC)
         direct = caller(_DIRECT, "threads", json.dumps(stage.hypervisor))
-        return [*found, *take_turns([through, direct], _stock_jobs(options), options)]
+        found += take_turns([through, direct], _stock_jobs(options), options, slices=SLICES)
+        # One of these takes as long as a part of what is above.
+        return [*found, *take_turns([through, direct], _uploads(options), options)]
 
 
 def _urls(stage: Stage, ours: Ours) -> Mapping[str, str]:
@@ -87,13 +93,17 @@ def _urls(stage: Stage, ours: Ours) -> Mapping[str, str]:
 
 
 def _stock_jobs(options: Options) -> Iterator[tuple[Case, Job]]:
-    seconds = options.seconds or 1.0
+    seconds = _seconds(options)
     for many, callers in (("one", 1), ("many", options.connections or GUESTS)):
         name = f"rpc/stock-info-{many}"
         title = f"{_TITLES['info']}, libvirt-python over TLS, {callers} caller{'s' * (callers > 1)}"
         note = "Directly is over TLS to libvirtd; through the gateway over TLS to that."
         order = CallOrder("info", "tls", callers, seconds)
         yield Case(name, title, _THROUGH, TARGETS[name], note), partial(_stock, order)
+
+
+def _uploads(options: Options) -> Iterator[tuple[Case, Job]]:
+    seconds = options.seconds or SECONDS
     name, title = "rpc/stock-upload", f"vol-upload of {UPLOAD >> 20} MiB, libvirt-python over TLS"
     yield (
         Case(name, title, _UPLOAD, TARGETS[name], ""),
@@ -116,17 +126,24 @@ def _jobs(options: Options, kind: str, notes: Mapping[str, str], run: Run) -> It
             for many, callers in (("one", 1), ("many", options.connections or GUESTS)):
                 name = f"rpc/{kind}{what}-{transport}-{many}"
                 at_once = f"{callers} caller{'s' * (callers > 1)}"
-                order = CallOrder(what, transport, callers, options.seconds or 1.0)
+                order = CallOrder(what, transport, callers, _seconds(options))
                 case = Case(name, f"{title}, {way}, {at_once}{words}", _METRICS, TARGETS[name], notes[what])
                 yield case, partial(_calls, run, order)
 
 
-def _calls(run: Run, order: CallOrder, relay: Relay) -> Mapping[str, float]:
+def _seconds(options: Options) -> float:
+    """Of one part."""
+    return (options.seconds or SECONDS) / SLICES
+
+
+def _calls(run: Run, order: CallOrder, relay: Relay) -> Mapping[str, float] | None:
+    if relay.name == _BARE and order.callers > 1:
+        return None
     with account(relay.pid) as used:
         result = run(relay, order)
     return {
         "calls_per_s": result.calls / result.seconds,
-        "cpu_us_each": used.cpu / result.calls * 1e6,
+        "cpu_us_each": used.cpu / (result.early + result.calls) * 1e6,
         "p50_ms": result.p50 * 1e3,
         "p99_ms": result.p99 * 1e3,
     }

@@ -10,7 +10,7 @@ from bench.peers.autobahn import Autobahn
 from bench.peers.base import Backends, Pki, Relay
 from bench.peers.gateway import Ours
 from bench.peers.haproxy import Haproxy
-from bench.peers.hypervisor import Stock, connection, libvirt_python
+from bench.peers.hypervisor import Stock, bare, connection, libvirt_python
 from bench.peers.imageio import Imageio
 from bench.peers.nginx import Nginx
 from bench.peers.squid import Squid
@@ -26,6 +26,7 @@ PEERS: Mapping[str, Callable[[Path, Pki, Backends], Relay]] = {
     "websockify": Websockify,
     "autobahn": Autobahn,
     "connection": connection,
+    "bare-socket": bare,
     "libvirt-python": libvirt_python,
     "amp-libvirt-python": Stock,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import platform
+import ssl
 import sys
 import uuid
 from collections.abc import Mapping
@@ -59,6 +61,12 @@ def connection(directory: Path, pki: Pki, backends: Backends) -> Caller:
     return Caller(directory, "connection", "native", "connection", urls, version=_ours, openssl=_openssl)
 
 
+def bare(directory: Path, pki: Pki, backends: Backends) -> Caller:
+    """A socket that blocks, and nothing else."""
+    urls = json.dumps(backends.hypervisor)
+    return Caller(directory, "bare-socket", "bare", urls, version=_python, openssl=_ssl)
+
+
 class Stock(Program):
     """The same behind AMP: Twisted's, over TLS; see :mod:`bench.callers.stock`."""
 
@@ -86,6 +94,14 @@ def _openssl() -> str:
 
 def _gnutls() -> str:
     return "none, but GnuTLS"
+
+
+def _python() -> str:
+    return f"Python {platform.python_version()}"
+
+
+def _ssl() -> str:
+    return machine.short(ssl.OPENSSL_VERSION)
 
 
 def _ours() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,10 +12,28 @@ from bench import document, plot, tables
 from bench.cases import GATEWAY, Case, Metric, Target, Verdict
 from bench.document import Section
 from bench.measures import MEASURES
+from bench.peers.base import Relay
+from bench.stage import Job, Options, take_turns
 from bench.targets import TARGETS
+from tests.functional.processes import Peer
 
 CPU = Metric("cpu", "CPU s/GiB", 2)
 RATE = Metric("rate", "MiB/s", 1, more=True)
+
+
+class _Named(Peer):
+    def __init__(self, name: str) -> None:
+        super().__init__(Path())
+        self.name = name
+
+    def start(self) -> None: ...
+
+    def way(self, kind: str, client: int = 0) -> None: ...
+
+    def version(self) -> str:
+        return ""
+
+    openssl = version
 
 
 def case(metric: Metric = CPU, *targets: Target, **samples: list[float]) -> Case:
@@ -46,6 +65,59 @@ class RatioTests(SynchronousTestCase):
             case(Metric("growth", "MiB", 1, ratio=False), gateway=[1.0], nginx=[1.0]).ratio("nginx")
         )
         self.assertIsNone(case(gateway=[0.0], nginx=[1.0]).ratio("nginx"))
+
+    def test_beside(self) -> None:
+        """Some metrics have a ratio of their own, in a column and in JSON."""
+        made = Case("rpc/x", "Calls", (RATE, Metric("cpu", "CPU", 0, beside=True)))
+        made.add(GATEWAY, {"rate": 20.0, "cpu": 5.0})
+        made.add("nginx", {"rate": 10.0, "cpu": 15.0})
+        head, _, row = tables.text(made).splitlines()[1:]
+        self.assertIn("gateway ÷ peer  CPU, peer ÷ gateway", head)
+        self.assertEqual(row.split()[-2:], ["2.00", "3.00"])
+        peers: Any = made.plain()["peers"]
+        self.assertEqual(peers["nginx"]["cpu_ratio"]["median"], 3.0)
+        self.assertNotIn("cpu_ratio", peers[GATEWAY])
+
+
+class SliceTests(SynchronousTestCase):
+    """Who takes turns."""
+
+    def turns(self, job: Job, runs: int = 1) -> Case:
+        made = case(CPU)
+        take_turns([_Named(GATEWAY), _Named("nginx")], [(made, job)], Options(runs=runs), slices=3)
+        return made
+
+    def test_mean(self) -> None:
+        """A run has parts, in which all take turns; their mean is the sample. The first run has none."""
+        called: list[str] = []
+
+        def job(relay: Relay) -> dict[str, float]:
+            called.append(relay.name)
+            return {CPU.key: float(len(called))}
+
+        made = self.turns(job)
+        self.assertEqual(called, [GATEWAY, "nginx"] * 3 + ["nginx", GATEWAY] * 3)
+        self.assertEqual(made.samples, {GATEWAY: {"cpu": [10.0]}, "nginx": {"cpu": [9.0]}})
+
+    def test_broken(self) -> None:
+        """Who breaks off in one part has no sample of that run, and is asked no more in it."""
+        called: list[str] = []
+
+        def job(relay: Relay) -> dict[str, float]:
+            called.append(relay.name)
+            if relay.name == "nginx" and called.count("nginx") == 5:
+                raise AssertionError
+            return {CPU.key: 1.0}
+
+        made = self.turns(job, runs=2)
+        self.assertEqual(called.count("nginx"), 3 + 2 + 3)
+        self.assertEqual(made.samples["nginx"], {"cpu": [1.0]})
+        self.assertEqual(made.failed, {"nginx": 1})
+
+    def test_cannot(self) -> None:
+        """Who cannot do it has no row."""
+        made = self.turns(lambda relay: {CPU.key: 1.0} if relay.name == GATEWAY else None)
+        self.assertEqual(set(made.samples), {GATEWAY})
 
 
 class VerdictTests(SynchronousTestCase):
