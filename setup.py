@@ -37,7 +37,11 @@ setup(
     # finds the plugin.
     package_dir={"": "."},
     packages=[*find_packages(include=["gateway", "gateway.*"]), "twisted.plugins"],
-    package_data={"gateway": ["py.typed"], "gateway.wire": ["*.tsv"], "gateway.web": ["static/*", *viewers]},
+    package_data={
+        "gateway": ["py.typed"],
+        "gateway.wire": ["*.tsv"],
+        "gateway.web": ["admin/*", "static/*", *viewers],
+    },
     install_requires=[
         "Twisted[tls]>=26.4.0",
         "pyOpenSSL>=26.0.0",

@@ -44,7 +44,7 @@ from gateway.core.tokens import TokenVerifier
 from gateway.core.web import GatewaySite, Tree
 from gateway.images import Images
 from gateway.rpc.compose import Hooks, Rpc
-from gateway.web import pages
+from gateway.web import admin_pages, pages
 
 #: Listeners that only the operator's own programs reach; they are never limited nor drained.
 _TRUSTED = frozenset({"control", "metrics"})
@@ -262,8 +262,9 @@ class Appliance(logs.LoggedService):
             site.resource = pages()
         elif section == "control":
             orders = Orders(self.health.status, self.drain.start, self.reload, self.recordings.list)
+            page = admin_pages() if self.config.web is not None else None
             site.resource = control_tree(
-                self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout
+                self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout, page
             )
         elif section == "metrics":
             root: Resource = Tree()

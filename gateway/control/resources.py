@@ -54,12 +54,16 @@ def control_tree(
     clock: IReactorTime,
     wall: Callable[[], float],
     remove_timeout: Callable[[], float],
+    pages: Resource | None = None,
 ) -> Resource:
     """Return the root resource of the control listener.
 
     :param remove_timeout: seconds DELETE waits for the sessions of a ticket.
+    :param pages: what is below ``ui``, for administrators with a browser.
     """
     root = Tree()
+    if pages is not None:
+        root.putChild(b"ui", pages)
     root.putChild(b"tickets", _Tickets(registry, clock, wall, remove_timeout))
     root.putChild(b"sessions", _Sessions(sessions))
     root.putChild(b"recordings", _Recordings(orders))

@@ -238,7 +238,8 @@ def _links(directory: Path, console: str, spice: str, hypervisor: str) -> str:
 
 {hypervisor}
 
-  look inside: .venv/bin/gatewayctl --control {control} status     metrics: http://localhost:9464/metrics
+  look inside: .venv/bin/gatewayctl --control {control} status     in a page: http://localhost:54324/ui/status
+  metrics:     http://localhost:9464/metrics
   Ctrl-C stops it.
 """
 

@@ -5,6 +5,7 @@ A path that is not in the table is not there, so that no request can reach anoth
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -32,6 +33,8 @@ _POLICY = (
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     b"require-trusted-types-for 'script'; trusted-types 'none'"
 )
+#: What the page for administrators shares with the others.
+_COMMON = {"icon.svg", "style.css", "words.js"}
 _FIELDS = [
     *PAGE_FIELDS,
     (b"content-security-policy", _POLICY),
@@ -93,18 +96,18 @@ class _Moved(_Page):
 
 
 class _Pages(Resource):
-    """``/ui/``: pages by name without suffix, everything else with it; the index for nothing."""
+    """``/ui/``: pages by name without suffix, everything else with it; for nothing what *first* says.
+
+    :param found: paths and contents.
+    """
 
     isLeaf = True
 
-    def __init__(self) -> None:
+    def __init__(self, found: Iterable[tuple[str, bytes]], *first: tuple[bytes, bytes]) -> None:
         super().__init__()
-        # Without the slash at the end, the pages' relative addresses would lead elsewhere.
-        self._table: dict[bytes, _Page] = {b"": _Moved(b"/ui/")}
-        for entry in files("gateway.web").joinpath("static").iterdir():
-            self._add(entry.name, entry.read_bytes())
-        for path, file in installed():
-            self._add(path, file.read_bytes())
+        self._table: dict[bytes, _Page] = {path: _Moved(to) for path, to in first}
+        for path, content in found:
+            self._add(path, content)
 
     def _add(self, path: str, content: bytes) -> None:
         stem, _, suffix = path.rpartition(".")
@@ -118,10 +121,17 @@ class _Pages(Resource):
         return page.render(request) if page is not None else Refusal(errors.NotFound()).render(request)
 
 
+def _own(directory: str) -> Iterator[tuple[str, bytes]]:
+    for entry in files("gateway.web").joinpath(directory).iterdir():
+        yield entry.name, entry.read_bytes()
+
+
 @cache
 def _shared() -> _Pages:
     """One table for all listeners: the viewers are more than a megabyte."""
-    return _Pages()
+    viewers = ((path, file.read_bytes()) for path, file in installed())
+    # Without the slash at the end, the pages' relative addresses would lead elsewhere.
+    return _Pages((*_own("static"), *viewers), (b"", b"/ui/"))
 
 
 def pages() -> Resource:
@@ -129,3 +139,12 @@ def pages() -> Resource:
     root = Tree()
     root.putChild(b"ui", _shared())
     return root
+
+
+def admin_pages() -> Resource:
+    """Return what is below ``ui`` where orders are taken: one page that shows all, and ends sessions.
+
+    It is of one origin with the orders that it gives, and is served to nobody who cannot give them himself.
+    """
+    common = ((name, content) for name, content in _own("static") if name in _COMMON)
+    return _Pages((*_own("admin"), *common), (b"", b"/ui/status"), (b"/index", b"/ui/status"))

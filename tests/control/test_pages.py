@@ -21,9 +21,9 @@ class _Request:
     peer: str
 
 
-def judge(*fields: str, peer: str = "127.0.0.1") -> None:
-    """Let a request to drain pass, or not."""
-    lines = ["POST /drain HTTP/1.1", *fields, "", ""]
+def judge(*fields: str, peer: str = "127.0.0.1", request: str = "POST /drain") -> None:
+    """Let a *request* pass, or not."""
+    lines = [f"{request} HTTP/1.1", *fields, "", ""]
     refuse_pages(cast(Exchange, _Request(parse_request("\r\n".join(lines).encode("ascii")), peer)))
 
 
@@ -49,6 +49,38 @@ class PagesTests(SynchronousTestCase):
             for peer in ("127.0.0.1", "local"):
                 with self.assertRaises(errors.Forbidden):
                     judge("host: localhost", f"origin: {origin}", peer=peer)
+
+    def test_own(self) -> None:
+        """The page of this listener may end a session, by whatever name of this host it was asked for."""
+        for host in ("localhost:54324", "127.0.0.1:54324", "[::1]:54324", "localhost:8080"):
+            for peer in ("127.0.0.1", "local"):
+                for request in ("DELETE /sessions/0a1b2c3d4e5f", "GET /ui/status.js"):
+                    judge(f"host: {host}", f"origin: http://{host}", peer=peer, request=request)
+
+    def test_own_and_no_more(self) -> None:
+        """It gives no other order; nor does a page of another port, scheme, or name that leads here."""
+        own = ("host: localhost:54324", "origin: http://localhost:54324")
+        orders = (
+            "PUT /tickets/x",
+            "PATCH /tickets/x",
+            "DELETE /tickets/x",
+            "DELETE /tickets/",
+            "POST /drain",
+        )
+        odd = ("POST /reload", "DELETE /sessions/", "DELETE /sessions/../tickets/0a", "DELETE /sessions/0a?x")
+        for request in (*orders, *odd):
+            with self.assertRaises(errors.Forbidden, msg=request):
+                judge(*own, request=request)
+        for host, origin in (
+            ("localhost:54324", "http://localhost:8000"),
+            ("localhost:54324", "http://localhost"),
+            ("localhost:54324", "https://localhost:54324"),
+            ("localhost:54324", "http://127.0.0.1:54324"),
+            ("evil.invalid", "http://evil.invalid"),
+        ):
+            for peer in ("127.0.0.1", "local"):
+                with self.assertRaises(errors.Forbidden, msg=origin):
+                    judge(f"host: {host}", f"origin: {origin}", peer=peer, request="DELETE /sessions/0a")
 
     def test_rebinding(self) -> None:
         """H7: a name that somebody let resolve to loopback is not ours."""

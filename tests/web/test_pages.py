@@ -15,7 +15,8 @@ from treq.testing import RequestTraversalAgent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from gateway.web import pages
+from gateway.core.web import Tree
+from gateway.web import admin_pages, pages
 from gateway.web.vendor import VIEWERS, installed
 
 HOST = "https://gateway.invalid"
@@ -256,3 +257,37 @@ class ReferenceTests(_Asking):
             self.assertIn('<html lang="en">', text)
             self.assertIn('name="viewport" content="width=device-width, initial-scale=1', text)
             self.assertRegex(text, r"<title>[^<]*Gateway</title>")
+
+
+class AdminTests(_Asking):
+    """The page for administrators, which is where orders are taken and nowhere else."""
+
+    def setUp(self) -> None:
+        root = Tree()
+        root.putChild(b"ui", admin_pages())
+        self.agent = RequestTraversalAgent(root)
+
+    def test_not_public(self) -> None:
+        """Nothing of it is among the pages for everybody, and nothing of those is here but what it uses."""
+        self.assertEqual(self.ask("/ui/status").status, 200)
+        self.assertEqual(self.ask("/ui/").headers["location"], "/ui/status")
+        for name in ("console", "transfer", "novnc/core/rfb.js", "index"):
+            self.assertNotEqual(self.ask(f"/ui/{name}").status, 200, name)
+        self.agent = RequestTraversalAgent(pages())
+        for name in ("status", "status.js", "status.css"):
+            self.assertEqual(self.ask(f"/ui/{name}").status, 404, name)
+
+    def test_references(self) -> None:
+        """All that it names is served, under the policy; it holds no code, and makes none from text."""
+        outline = _Outline(self.ask("/ui/status").text)
+        code = self.ask("/ui/status.js").text
+        names = [*outline.references, *re.findall(r'from "([^"]+)"', code)]
+        self.assertLess({"status.js", "status.css", "style.css", "./words.js"}, set(names))
+        for name in names:
+            answer = self.ask(f"/ui/{name.removeprefix('./')}")
+            self.assertEqual(answer.status, 200, name)
+            self.assertIn("default-src 'none'", answer.headers["content-security-policy"])
+        self.assertEqual(outline.inline, [])
+        self.assertEqual(re.findall(r"[a-z]+HTML|document\.write|\beval\b", code), [])
+        self.assertEqual(set(re.findall(r'(?:byId|fill)\("([^"]+)"', code)) - set(outline.ids), set())
+        self.assertEqual(len(outline.ids), len(set(outline.ids)))
