@@ -33,7 +33,7 @@ from tests.core.wires import Peer, own_reactor
 
 DATA = random.Random(1).randbytes(6 << 20)
 #: Seconds of real time in which what a test waits for has to happen.
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 #: Bytes of the kernel's buffers, so that little is on the way.
 _BUFFER = 64 * 1024
 
@@ -94,7 +94,7 @@ class TunnelCase(SynchronousTestCase):
             moved[1] += received
 
         clock: Any = self.clock
-        tunnel = Tunnel(clock, Watch(add, lambda name: None), guarded=False)
+        tunnel = Tunnel(clock, Watch(add, lambda name: None, lambda number: None), guarded=False)
         server = TCP4ClientEndpoint(self.reactor, *self.listener.getsockname())
         server.connect(SideFactory(tunnel.server))
         self.until(lambda: tunnel.server.transport is not None)
@@ -348,7 +348,7 @@ class SpliceTests(TunnelCase):
             if through.moved[0] > 2 * WORTH:
                 through.tunnel.end("limit")
 
-        through.tunnel._watch = Watch(limit, lambda name: None)
+        through.tunnel._watch = Watch(limit, lambda name: None, lambda number: None)
         self.until(lambda: through.word)
         self.assertEqual(through.word, "limit")
         self.assert_no_pipes()

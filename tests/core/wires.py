@@ -53,7 +53,7 @@ UPSTREAM = 120.0
 #: Bytes a peer takes in one turn.
 _GULP = 256 * 1024
 #: Seconds of real time in which what a test waits for has to happen.
-_PATIENCE = 5.0
+_PATIENCE = 30.0
 #: Bytes of the kernel's buffers on the peers' side, so that little is on the way.
 _BUFFER = 128 * 1024
 

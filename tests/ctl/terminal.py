@@ -12,7 +12,7 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 
-DEADLINE = 15.0
+DEADLINE = 40.0
 
 
 class Terminal:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from tests.functional.listening import Listening
 from tests.functional.peers import Gateway
 from tests.functional.processes import DEADLINE, HOST, Answer, ask
 
@@ -82,7 +83,7 @@ def refused_first(gateway: Gateway, size: int) -> bytes:
         return answer
 
 
-class TlsHost:
+class TlsHost(Listening):
     """A TLS server that counts who connects, and keeps the bytes it is sent.
 
     :ivar connections: how many have come.
@@ -94,24 +95,15 @@ class TlsHost:
         self._context.load_cert_chain(certificate, key)
         self.connections = 0
         self.heard = b""
-        self._server = socket.create_server((HOST, 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        self._server.close()
+    def came(self, connection: socket.socket, peer: object) -> None:
+        self.connections += 1
+        super().came(connection, peer)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
         connection.settimeout(DEADLINE)
-        tls = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        with tls, contextlib.suppress(OSError):
+        with self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
             tls.do_handshake()
             while data := tls.recv(65536):
                 self.heard += data
@@ -119,26 +111,17 @@ class TlsHost:
                     tls.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nleak")
 
 
-class PlainHost:
+class PlainHost(Listening):
     """An HTTP server that has one answer to everything, and hangs up after it."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
-        self._server = socket.create_server((HOST, 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        self._server.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(1)
-                    connection.recv(65536)
-                    connection.sendall(self._answer)
+    def serve(self, connection: socket.socket) -> None:
+        connection.settimeout(DEADLINE)
+        connection.recv(65536)
+        connection.sendall(self._answer)
 
 
 def at_once(count: int, do: Callable[[], T]) -> list[T]:

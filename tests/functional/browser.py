@@ -113,7 +113,7 @@ class Browser:
         )
         return self.driver.execute_async_script(wrapped, *arguments)
 
-    def until(self, element_id: str, text: str, deadline: float = 20.0) -> str:
+    def until(self, element_id: str, text: str, deadline: float = 40.0) -> str:
         """Wait until *text* is seen in an element; return all that it says."""
 
         def seen() -> bool:

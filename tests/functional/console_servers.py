@@ -7,8 +7,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from tests.functional.listening import Listening
 from tests.functional.processes import DEADLINE, HOST
 from tests.wire import spice_server
 
@@ -126,7 +128,7 @@ def spice(password: str = "", *, after: bytes = b"") -> Play:
     return play
 
 
-class Server:
+class Server(Listening):
     """A console.
 
     :param play: what it does with a connection.
@@ -136,9 +138,8 @@ class Server:
         self.play = play
         self._lines: list[Line] = []
         self._markers: dict[object, threading.Event] = {}
-        self._listener = socket.create_server((address, 0), backlog=1024)
-        self.host, self.port = self._listener.getsockname()[:2]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(socket.create_server((address, 0), backlog=1024))
+        self.host = address
 
     def url(self, scheme: str) -> str:
         return f"{scheme}://{self.host}:{self.port}"
@@ -159,26 +160,15 @@ class Server:
         """How many connections are up."""
         return sum(not line.over for line in self._lines)
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for line in self._lines:
-            with contextlib.suppress(OSError):
-                line.connection.shutdown(socket.SHUT_RDWR)
+    def came(self, connection: socket.socket, peer: object) -> None:
+        if marker := self._markers.pop(peer, None):
+            marker.set()
+            connection.close()
+        else:
+            self._lines.append(line := Line(connection))
+            self.begin(partial(self._play, line), connection)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, peer = self._listener.accept()
-                if marker := self._markers.pop(peer, None):
-                    marker.set()
-                    connection.close()
-                    continue
-                self._lines.append(line := Line(connection))
-                threading.Thread(target=self._serve, args=(line,), daemon=True).start()
-
-    def _serve(self, line: Line) -> None:
-        with line.connection, contextlib.suppress(OSError):
+    def _play(self, line: Line, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
             self.play(line)
         line.over = True

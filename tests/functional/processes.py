@@ -21,7 +21,7 @@ from attrs import frozen
 
 MIB = 1 << 20
 HOST = "127.0.0.1"
-DEADLINE = 20.0
+DEADLINE = 40.0
 
 
 def short_directory() -> Path:

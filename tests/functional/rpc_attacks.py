@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from gateway.wire.amp_box import LONGEST_VALUE, BoxReader, pack
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message, MessageReader, ProtocolError, Status, Type, pack_error
 from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, procedure
+from tests.functional.listening import Listening
 from tests.functional.peers import Gateway
 from tests.functional.processes import DEADLINE, HOST
 
@@ -136,7 +138,7 @@ class Client:
         """The cookie of a domain."""
         return self.ask("Lookup", handle=handle, name=name)["dom"].decode()
 
-    def over(self, deadline: float = 10.0) -> bool:
+    def over(self, deadline: float = 20.0) -> bool:
         """Whether the gateway hangs up within *deadline* seconds; what comes until then is read."""
         self.line.settimeout(deadline)
         try:
@@ -313,7 +315,7 @@ _GREETING: Mapping[str, Act] = {
 }
 
 
-class Hypervisor:
+class Hypervisor(Listening):
     """A libvirtd that does what *acts* say, on a unix socket; what nobody wrote down it does not support.
 
     :ivar domains: those it has.
@@ -336,30 +338,19 @@ class Hypervisor:
         self.lines: list[Line] = []
         self.watchers: list[Line] = []
         path.unlink(missing_ok=True)
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
-        self._server.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(64)
+        super().__init__(listener)
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for line in self.lines:
-            with contextlib.suppress(OSError):
-                line.connection.shutdown(socket.SHUT_RDWR)
+    def came(self, connection: socket.socket, peer: object) -> None:
+        self.lines.append(line := Line(self, connection))
+        self.begin(partial(self._speak, line), connection)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                self.lines.append(line := Line(self, connection))
-                threading.Thread(target=self._serve, args=(line,), daemon=True).start()
-
-    def _serve(self, line: Line) -> None:
+    def _speak(self, line: Line, connection: socket.socket) -> None:
         reader = MessageReader()
-        with line.connection, contextlib.suppress(OSError, ProtocolError):
-            while data := line.connection.recv(1 << 18):
+        with connection, contextlib.suppress(OSError, ProtocolError):
+            while data := connection.recv(1 << 18):
                 for asked in reader.feed(data):
                     if asked.type == Type.CALL:
                         self._asked(line, asked)

@@ -8,14 +8,15 @@ import http.client
 import json
 import signal
 import socket
-import threading
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any, ClassVar
 from urllib.parse import quote
 from uuid import uuid4
 
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
 from tests.functional.commands import need, run
+from tests.functional.listening import Listening
 from tests.functional.peers import Sections
 from tests.functional.processes import DEADLINE, HOST, UnixConnection, ask, free_port, wait_for
 
@@ -24,7 +25,7 @@ testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 JSON_TICKET = {"size": 1 << 20, "timeout": 300, "ops": ["read", "write"]}
 
 
-class LoudHost:
+class LoudHost(Listening):
     """An image host that puts a secret into every part of its answers, each of them of no use.
 
     :ivar answers: what it says in turn, then it hangs up.
@@ -32,21 +33,15 @@ class LoudHost:
 
     def __init__(self, answers: list[bytes]) -> None:
         self.answers = answers
-        self._server = socket.create_server((HOST, 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._turns = cycle(answers)
+        super().__init__()
 
-    def close(self) -> None:
-        self._server.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            for number in range(1 << 20):
-                connection, _ = self._server.accept()
-                with connection, contextlib.suppress(OSError, AssertionError):
-                    connection.settimeout(0.5)
-                    read_head(connection)
-                    connection.sendall(self.answers[number % len(self.answers)])
+    def serve(self, connection: socket.socket) -> None:
+        connection.settimeout(DEADLINE)
+        answer = next(self._turns)
+        with contextlib.suppress(AssertionError):
+            read_head(connection)
+            connection.sendall(answer)
 
 
 class JsonTests(GatewayCase):

@@ -12,7 +12,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +23,7 @@ from attrs import field, frozen
 from bench import kernel
 from bench.light import Client, Host, Order, Way
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
+from tests.functional.listening import Listening
 from tests.functional.peers import Daemon, Nbd, Sections
 from tests.functional.processes import DEADLINE, HOST, MIB, ask, wait_for
 
@@ -42,27 +42,16 @@ class Held:
     threads: int = field(eq=False)
 
 
-class FickleHost:
+class FickleHost(Listening):
     """An image host that breaks off in the middle of most heads and bodies, of its own and of uploads."""
 
     def __init__(self, content: bytes, seed: int) -> None:
         self._content = content
         self._chance = random.Random(seed)
-        self._server = socket.create_server((HOST, 0), backlog=256)
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        self._server.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, AssertionError):
+    def serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(AssertionError):
             connection.settimeout(30)
             while self._answer(connection):
                 pass

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
+from tests.functional.listening import Listening
 from tests.functional.peers import Daemon, Sections
 from tests.functional.processes import DEADLINE, HOST, MIB, free_port, wait_for
 
@@ -32,7 +33,7 @@ def note_closed(connection: socket.socket, to: list[float]) -> None:
     to.append(closed(connection))
 
 
-class DripHost:
+class DripHost(Listening):
     """An image host whose downloads give 4 KiB now and then; a single piece is all that ever comes.
 
     :ivar size: bytes of the image.
@@ -43,41 +44,27 @@ class DripHost:
         self._pieces, self._pause = pieces, pause
         self.size = 1 << 30 if pieces == 1 else pieces * 4096
         self.gone: list[float] = []
-        self._server = socket.create_server((HOST, 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        self._server.close()
-
-    def _accept(self) -> None:
+    def serve(self, connection: socket.socket) -> None:
+        while True:
+            try:
+                head, _ = read_head(connection)
+            except AssertionError:
+                return
+            if head.startswith(b"GET"):
+                break
+            if head.startswith(b"PUT"):
+                self.gone.append(closed(connection))
+                return
+            body = b'{"features": ["zero", "flush"], "max_readers": 8, "max_writers": 8}\n'
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % self.size)
         with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            while True:
-                try:
-                    head, _ = read_head(connection)
-                except (AssertionError, OSError):
-                    return
-                if head.startswith(b"GET"):
-                    break
-                if head.startswith(b"PUT"):
-                    self.gone.append(closed(connection))
-                    return
-                body = b'{"features": ["zero", "flush"], "max_readers": 8, "max_writers": 8}\n'
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-            connection.sendall(
-                b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % self.size
-            )
-            with contextlib.suppress(OSError):
-                for _ in range(self._pieces):
-                    connection.sendall(bytes(4096))
-                    time.sleep(self._pause)
-            self.gone.append(closed(connection))
+            for _ in range(self._pieces):
+                connection.sendall(bytes(4096))
+                time.sleep(self._pause)
+        self.gone.append(closed(connection))
 
 
 class _Case(GatewayCase):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import selectors
 import socket
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +13,7 @@ from typing import ClassVar
 from gateway.core import dev_pki
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, need, run
+from tests.functional.listening import Listening
 from tests.functional.peers import HOST, MIB, Daemon, Peer, Sections, free_port
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -81,7 +80,7 @@ class ServerTests(GatewayCase):
         self.assertEqual(len(re.findall(r"SSL re-?using session ID", log.read_text())), 1)
 
 
-class Relay:
+class Relay(Listening):
     """Stands before a host, and counts the bytes of its first flight, which has the certificate if any has.
 
     :ivar flights: of each connection.
@@ -89,43 +88,27 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self.flights: list[int] = []
-        self._port = port
-        self._listening = socket.create_server((HOST, 0))
-        self.port: int = self._listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
+        self._upstream = port
+        super().__init__()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            self.flights.append(0)
-            number = len(self.flights) - 1
-            threading.Thread(target=self._carry, args=(client, number), daemon=True).start()
-
-    def _carry(self, client: socket.socket, number: int) -> None:
-        host, pieces = socket.create_connection((HOST, self._port)), 0
-        with client, host, selectors.DefaultSelector() as ready, contextlib.suppress(ConnectionError):
-            ready.register(client, selectors.EVENT_READ)
+    def serve(self, connection: socket.socket) -> None:
+        self.flights.append(0)
+        number, pieces = len(self.flights) - 1, 0
+        host = socket.create_connection((HOST, self._upstream))
+        with host, selectors.DefaultSelector() as ready:
+            ready.register(connection, selectors.EVENT_READ)
             ready.register(host, selectors.EVENT_READ)
             while True:
                 for key, _ in ready.select():
                     data = key.fileobj.recv(65536)  # type: ignore[union-attr]
                     if not data:
                         return
-                    if key.fileobj is client:
+                    if key.fileobj is connection:
                         pieces += 1
                         host.sendall(data)
                     else:
                         self.flights[number] += len(data) if pieces == 1 else 0
-                        client.sendall(data)
-
-    def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self._thread.join()
+                        connection.sendall(data)
 
 
 class DaemonTests(GatewayCase):
