@@ -19,12 +19,13 @@ ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py endura
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test test-shown test-virt test-rest test-units peers conformance bench docs install install-dev dist clean
+.PHONY: help run check lint types test test-virt test-shown test-rest test-units test-public test-public-peers coverage peers \
+    conformance bench docs install install-dev dist clean
 
 help:
 	@echo "make run      a gateway with its own CA and image store under var/, links printed"
 	@echo "make check    everything that is proven, with the real peers"
-	@echo "make conformance  the websockets against every case of the standard"
+	@echo "make conformance  the websockets against every case of the standard;  make coverage  lines without a test"
 	@echo "make bench    the gateway beside nginx, HAProxy, Squid, ovirt-imageio and websockify, in half an hour"
 	@echo "make install  into DESTDIR and PREFIX;  make dist  a source archive;  make clean"
 
@@ -67,26 +68,33 @@ lint: $(VENV)/.made-test
 types: $(VENV)/.made-test
 	$(BIN)/mypy
 
+# Of what runs at once, what waits for nobody gives way to what waits for peers and counts the seconds. The long ones first.
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
-	rm -f .coverage .coverage.*
-	GATEWAY_FAST=off $(WARNINGS) $(BIN)/python -m twisted.trial -j2 --temp-directory=var/trial tests
-	$(MAKE) --no-print-directory -j3 --output-sync=target test-shown test-units test-virt test-rest
-	$(BIN)/python -m coverage run -m pytest $(ALONE)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
-
-test-shown:
-	$(BIN)/python -m coverage run -m pytest $(SHOWN)
-	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
+	$(MAKE) --no-print-directory -j3 --output-sync=target test-virt test-shown test-public test-units test-rest test-public-peers
+	$(BIN)/python -m pytest $(ALONE)
 
 test-virt:
-	$(BIN)/python -m coverage run -m pytest $(wildcard $(VIRT))
+	$(BIN)/python -m pytest $(wildcard $(VIRT))
+
+test-shown:
+	$(BIN)/python -m pytest $(SHOWN)
 
 test-rest:
-	$(BIN)/python -m coverage run -m pytest tests/functional $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
+	$(BIN)/python -m pytest tests/functional $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
 
 test-units:
+	nice $(BIN)/python -m pytest --ignore=tests/functional
+
+test-public:
+	GATEWAY_FAST=off $(WARNINGS) nice $(BIN)/python -m twisted.trial --temp-directory=var/trial tests
+
+test-public-peers:
+	GATEWAY_FAST=off $(BIN)/python -m pytest $(BOTH_PATHS) -k "not LifetimeTests"
+
+# Which lines the tests without peers never reach; it takes them twice the time.
+coverage: $(VENV)/.made-test
 	$(BIN)/python -m coverage run -m pytest --ignore=tests/functional
+	$(BIN)/python -m coverage report
 
 # Every case of the websocket standard, the large and slow ones too, in a minute or two.
 conformance: $(VENV)/.made-test
