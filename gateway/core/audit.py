@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import cast
+from typing import NamedTuple
 
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
+from gateway.core.batch import BATCH
 from gateway.core.logs import rfc3339
 
 #: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number, and ``console`` that of
@@ -44,6 +45,8 @@ _WINDOW = 60.0
 _ADDRESSES = 4096
 #: Records that are kept in memory for controllers.
 _KEPT = 10_000
+#: Of these, and of those to come, so many say what another one says, and share it.
+_SHARED = 1024
 
 
 def address_of(peer: str) -> str:
@@ -60,6 +63,19 @@ def address_of(peer: str) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
         return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+class _Record(NamedTuple):
+    """What a record does not share with others: its number, the two times; and what it says.
+
+    Ten thousand whole ones are more than a processor's cache holds, and each new one would fetch an old one
+    into it to throw that away.
+    """
+
+    seq: int
+    wall: float
+    mono: float
+    said: Mapping[str, object]
 
 
 @define
@@ -86,13 +102,16 @@ class Audit:
     pid: int
     boot: str
     _seq: int = field(default=0, init=False)
-    _last: deque[dict[str, object]] = field(factory=lambda: deque(maxlen=_KEPT), init=False)
+    _last: deque[_Record] = field(factory=lambda: deque(maxlen=_KEPT), init=False)
+    _told: list[_Record] = field(factory=list, init=False)
+    _said: dict[object, Mapping[str, object]] = field(factory=dict, init=False)
     _windows: dict[str, _Window] = field(factory=dict, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
 
     def __call__(self, event: str, /, **fields: object) -> None:
         """Write one record, or count it when its peer was refused too often in the last minute.
 
+        :param fields: texts and numbers; None is left out.
         :raises TypeError: when a field has an unknown name.
         """
         if not fields.keys() <= FIELDS:
@@ -104,9 +123,9 @@ class Audit:
 
     def since(self, number: int | None, limit: int) -> list[dict[str, object]]:
         """Records that are in memory: the first *limit* from that *number* on, or the last ones without."""
-        if number is None:
-            return list(self._last)[-limit:]
-        return list(islice((each for each in self._last if cast(int, each["seq"]) >= number), limit))
+        wanted = (each for each in self._last if number is None or each.seq >= number)
+        found = list(wanted)[-limit:] if number is None else islice(wanted, limit)
+        return [self._whole(each) for each in found]
 
     def close(self) -> None:
         """Write the summaries that are due, and stop the clock."""
@@ -116,22 +135,53 @@ class Audit:
         for address in list(self._windows):
             self._end(address)
 
-    def _write(self, event: str, fields: dict[str, object]) -> None:
+    def _write(self, event: str, fields: Mapping[str, object]) -> None:
+        key = event, tuple(fields), tuple(fields.values())
+        said = self._said.get(key)
+        if said is None:
+            if len(self._said) >= _SHARED:
+                self._said.clear()
+            said = {"event": event} | {name: value for name, value in fields.items() if value is not None}
+            self._said[key] = said
         self._seq += 1
-        record: dict[str, object] = {
-            "time": rfc3339(self.wall()),
-            "mono": round(self.clock.seconds(), 6),
+        record = _Record(self._seq, self.wall(), self.clock.seconds(), said)
+        self._last.append(record)
+        self._told.append(record)
+        if not BATCH.open:
+            self._tell()
+        elif len(self._told) == 1:
+            # Behind what the batch has to send: nobody waits for a line longer than for an answer.
+            BATCH.later(self._tell)
+
+    def _whole(self, record: _Record) -> dict[str, object]:
+        return {
+            "time": rfc3339(record.wall),
+            "mono": round(record.mono, 6),
             "host": self.host,
             "pid": self.pid,
             "boot": self.boot,
-            "seq": self._seq,
-            "event": event,
+            "seq": record.seq,
+            **record.said,
         }
-        for name, value in fields.items():
-            if value is not None:
-                record[name] = value
-        self._last.append(record)
-        self.log.info("{event}", event=event, audit=record)
+
+    def _tell(self) -> None:
+        told, self._told = self._told, []
+        log = self.log
+        with BATCH:
+            for record in told:
+                # As its info() makes it, which asks first whether there is such a level.
+                log.observer(
+                    {
+                        "log_logger": log,
+                        "log_level": LogLevel.info,
+                        "log_namespace": log.namespace,
+                        "log_source": log.source,
+                        "log_format": "{event}",
+                        "log_time": record.wall,
+                        "event": record.said["event"],
+                        "audit": self._whole(record),
+                    }
+                )
 
     def _flooded(self, address: str) -> bool:
         """Count a refusal of *address*; whether it is one too many."""

@@ -39,6 +39,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr, safe_str
 from zope.interface import implementer
 
+from gateway.core.batch import BATCH
 from gateway.core.config_model import Config
 from gateway.core.masking import FIELD, clean, clean_field, escape, mask
 
@@ -59,6 +60,12 @@ _NAME = re.compile(r"\{([a-z]+)", re.ASCII)
 
 _clean_name = lru_cache(maxsize=512)(clean)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+
+#: Members of an audit record that differ from one to the next stand first: so many.
+_FRESH = 6
+#: The others as they are written; such as have only these values are kept, up to so many.
+_seen: dict[object, str] = {}
+_FLAT, _KEPT = frozenset({str, int, float, bool, type(None)}), 1024
 
 
 def rfc3339(seconds: float) -> str:
@@ -86,6 +93,7 @@ class Sink:
     on_drop: Callable[[], object] = lambda: None
     _descriptor: int = field(default=-1, init=False)
     _torn: bool = field(default=False, init=False)
+    _lines: list[str] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.reopen()
@@ -109,21 +117,38 @@ class Sink:
 
     def close(self) -> None:
         """Let go of the file; lines are dropped until it is reopened."""
+        self._flush()
         if self.path is not None and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def write(self, line: str) -> None:
-        """Append *line* and a line end; after half a line the next begins on its own."""
-        data = (("\n" if self._torn else "") + line + "\n").encode("utf-8", "backslashreplace")
+        """Append *line* and a line end; those of one batch go to the file together, when it is over."""
+        if not BATCH.open:
+            self._append([line])
+            return
+        if not self._lines:
+            BATCH.later(self._flush)
+        self._lines.append(line)
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._append(lines)
+
+    def _append(self, lines: list[str]) -> None:
+        """Write *lines*; after half a line the next begins on its own."""
+        text = "\n".join(lines)
+        data = (("\n" if self._torn else "") + text + "\n").encode("utf-8", "backslashreplace")
         try:
             while data:
                 count = os.write(self._descriptor, data)
                 data = data[count:]
                 self._torn = bool(data)
         except OSError:
-            self.dropped += 1
-            self.on_drop()
+            for _ in range(data.count(b"\n")):
+                self.dropped += 1
+                self.on_drop()
 
 
 class _Shown:
@@ -186,8 +211,26 @@ def plain(name: str, value: object, depth: int = _DEPTH) -> object:
 def audit_line(event: Mapping[str, Any]) -> str:
     """The JSON line of an event of the namespace ``gateway.audit``."""
     record = event.get("audit")
-    few = islice(record.items(), _MEMBERS) if isinstance(record, Mapping) else ()
-    return f"{{{', '.join([_member(name, value) for name, value in few])}}}"
+    few = tuple(islice(record.items(), _MEMBERS)) if isinstance(record, Mapping) else ()
+    members = [_member(name, value) for name, value in few[:_FRESH]]
+    if rest := few[_FRESH:]:
+        members.append(_repeated(rest))
+    return f"{{{', '.join(members)}}}"
+
+
+def _repeated(members: tuple[tuple[object, object], ...]) -> str:
+    """Members of an audit record that are likely to have been in one before, all of them."""
+    # Values that are equal are written alike when they are of one kind, and flat.
+    kinds = tuple([type(value) for _, value in members])
+    key = (members, kinds) if _FLAT.issuperset(kinds) else None
+    found = _seen.get(key)
+    if found is None:
+        found = ", ".join([_member(name, value) for name, value in members])
+        if key is not None and all(len(value) <= FIELD for _, value in members if isinstance(value, str)):
+            if len(_seen) >= _KEPT:
+                _seen.clear()
+            _seen[key] = found
+    return found
 
 
 def _member(name: object, value: object) -> str:

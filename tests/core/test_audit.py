@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core import audit
 from gateway.core.audit import Audit, address_of
+from gateway.core.batch import BATCH
 
 
 class AuditTests(SynchronousTestCase):
@@ -51,6 +52,30 @@ class AuditTests(SynchronousTestCase):
         self.assertRaises(TypeError, self.audit, "start", time="x")
         self.audit("start")
         self.assertEqual([record["seq"] for record in self.records], [1])
+
+    def test_since(self) -> None:
+        """What is kept for controllers is what was written, from a number on or the last ones."""
+        for number in range(1500):
+            self.audit("libvirt.call", kind="A", duration_ms=number % 2, count=number)
+        for _ in range(3):
+            self.audit("libvirt.call", kind="B", vm=None)
+        self.assertEqual(self.audit.since(1, 5000), self.records)
+        self.assertEqual(self.audit.since(1499, 3), self.records[1498:1501])
+        self.assertEqual(self.audit.since(None, 2), self.records[-2:])
+        self.audit.since(None, 1)[0]["kind"] = "C"
+        self.assertEqual(self.audit.since(None, 2), self.records[-2:])
+
+    def test_batch(self) -> None:
+        """What happens in a batch is written in order when that is over, also when it ends badly."""
+        try:
+            with BATCH:
+                self.audit("start")
+                self.audit("ready")
+                self.assertEqual((self.records, len(self.audit.since(None, 5))), ([], 2))
+                raise KeyError
+        except KeyError:
+            self.audit("stop")
+        self.assertEqual([it["event"] for it in self.records], ["start", "ready", "stop"])
 
     def test_flood(self) -> None:
         """Ten refusals a minute of one address are told in full, the rest in one line."""

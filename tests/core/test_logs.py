@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core.audit import Audit
+from gateway.core.batch import BATCH
 from gateway.core.config_model import Config, Log
 from gateway.core.logs import LoggedService, Logs, Sink, audit_line, capture, observer, plain
 from gateway.core.masking import clean
@@ -323,6 +324,40 @@ class LogTests(LogCase):
         self.assertEqual(sink.dropped, 1)
         sink.write("whole")
         self.assertEqual(self.written, "0123456789\nwhole\n")
+
+    def test_batch(self) -> None:
+        """Lines of one batch are written when it is over; what is lost is counted line by line."""
+        sink, full = Sink(self.path), Sink(Path("/dev/full"))
+        self.addCleanup(full.close)
+        with BATCH:
+            sink.write("one")
+            sink.write("two")
+            full.write("one")
+            full.write("two")
+            self.assertEqual((self.written, full.dropped), ("", 0))
+        self.assertEqual((self.written, full.dropped), ("one\ntwo\n", 2))
+        with BATCH:
+            sink.write("three")
+            sink.close()
+        self.assertEqual(self.written, "one\ntwo\nthree\n")
+
+    def test_rotation_in_batch(self) -> None:
+        """What was said before a file was reopened goes to the old one."""
+        sink = Sink(self.path)
+        self.addCleanup(sink.close)
+        with BATCH:
+            sink.write("one")
+            moved = self.path.rename(self.path.with_suffix(".1"))
+            sink.reopen()
+            sink.write("two")
+        self.assertEqual((moved.read_text(), self.written), ("one\n", "two\n"))
+
+    def test_kinds(self) -> None:
+        """Values that are equal are not taken for each other when they are written differently."""
+        first = dict.fromkeys("abcdef", "x")
+        for value, text in ((1, "1"), (True, "true"), (1.0, "1.0"), ("1", '"1"'), ((1,), "[1]"),
+                            ((True,), "[true]"), ((1,), "[1]"), (1, "1")):  # fmt: skip
+            self.assertIn(f'"last": {text}}}', audit_line({"audit": {**first, "last": value}}))
 
     def test_mode(self) -> None:
         """A new file is not for everybody."""
