@@ -6,6 +6,7 @@ connection. One system call for all of that costs as much as for each.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 
@@ -22,7 +23,7 @@ class Batch:
     def __init__(self) -> None:
         self.open = False
         self._depth = 0
-        self._flushes: list[Callable[[], object]] = []
+        self._flushes: deque[Callable[[], object]] = deque()
 
     def later(self, flush: Callable[[], object]) -> None:
         """Call *flush* when the batch is over."""
@@ -38,9 +39,8 @@ class Batch:
             return
         self.open = False
         while self._flushes:
-            flushes, self._flushes = self._flushes, []
-            for flush in flushes:
-                flush()
+            # When one fails the others stay for the next batch.
+            self._flushes.popleft()()
 
 
 #: That of the reactor's thread: all that is read there is dealt with one after the other.

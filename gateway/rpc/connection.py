@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Any
-from typing import Protocol as Typed
 
 from attrs import define
 from twisted.internet import error
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.rpc.answer import Answer, Reply, packed
 from gateway.rpc.inbox import Inbox
 from gateway.rpc.outbox import Outbox
 from gateway.rpc.stream import Stream
@@ -41,7 +41,6 @@ from gateway.wire.libvirt_message import (
     read_error,
 )
 from gateway.wire.libvirt_schema import PROCEDURES, Procedure, procedure
-from gateway.wire.xdr import XdrError
 from gateway.wire.xdr_slices import TooManyError, unpack_slowly
 
 #: What a server sends inside TLS when it has accepted our certificate.
@@ -73,30 +72,20 @@ _EVENT = int(Type.EVENT)
 _NOT_SUPPORTED = 3
 
 
-class Answer(Typed):
-    """Who is told what a call gave, once: a Deferred, or what costs less."""
-
-    @property
-    def called(self) -> bool:
-        """It does not want to know any more."""
-
-    def callback(self, result: Any) -> None: ...
-
-    def errback(self, failure: Failure) -> None: ...
-
-
 @define(eq=False)
 class _Call:
     """A call on its way.
 
     :ivar answer: has been called already when nobody wants it any more.
     :ivar descriptor: one is the answer.
+    :ivar whole: a :class:`Reply` is.
     """
 
     procedure: Procedure
     answer: Answer
     stream: Stream | None
     descriptor: bool
+    whole: bool
 
 
 def _ignore(*_: object) -> None:
@@ -203,8 +192,12 @@ class LibvirtConnection(Protocol):
         *,
         stream: bool = False,
         descriptor: bool = False,
+        whole: bool = False,
     ) -> None:
-        """Call *procedure* with arguments that are packed; *answer* is told what the others fire with."""
+        """Call *procedure* with arguments that are packed; *answer* is told what the others fire with.
+
+        :param whole: it is told a :class:`Reply` instead.
+        """
         if not self.alive or len(payload) > _MOST:
             lost = errors.Interrupted(maybe_executed=False)
             answer.errback(Failure(errors.TooLarge(limit=_MOST) if self.alive else lost))
@@ -219,7 +212,7 @@ class LibvirtConnection(Protocol):
             head = Message(program, 1, number, Type.CALL, serial, Status.OK)
             # At once, for data may arrive before the answer.
             opened = self._streams[serial] = Stream(self, head, writes=procedure.stream == "w")
-        calls[serial] = _Call(procedure, answer, opened, descriptor)
+        calls[serial] = _Call(procedure, answer, opened, descriptor, whole)
         self.outbox.send(pack_call(program, number, serial, payload))
 
     def _call(
@@ -233,9 +226,9 @@ class LibvirtConnection(Protocol):
         if not self.alive:
             return fail(errors.Interrupted(maybe_executed=False))
         try:
-            payload = procedure.arguments.pack(arguments)
-        except XdrError as failure:
-            return fail(errors.BadArguments(failure.path, failure.text))
+            payload = packed(procedure, arguments)
+        except errors.BadArguments as failure:
+            return fail(failure)
         answer: Deferred[Any] = Deferred()
         self.post(procedure, payload, answer, stream=stream, descriptor=descriptor)
         return answer
@@ -347,6 +340,8 @@ class LibvirtConnection(Protocol):
             return self._slowly(call, serial, payload, count)
         refusal: errors.GatewayError | None = read_error(payload) if status else None
         result: Any = None if refusal else call.procedure.results.unpack(payload)
+        if call.whole and refusal is None:
+            result = Reply(result, payload)
         self._answered(call, serial, count, refusal, result)
         return None
 
@@ -354,6 +349,8 @@ class LibvirtConnection(Protocol):
         refusal, result = None, None
         try:
             result = yield from unpack_slowly(call.procedure.results, payload)
+            if call.whole:
+                result = Reply(result, payload)
         except TooManyError as error:
             refusal = errors.TooLarge(f"The hypervisor's answer is too large: {error}")
         self._answered(call, serial, count, refusal, result)

@@ -138,6 +138,10 @@ class EventHub:
             self._run(self._ask(self._connection, more))
         return subscription
 
+    def is_settled(self, *, tagged: bool = False) -> bool:
+        """Whether there is nothing to wait for in :meth:`settled`."""
+        return self.synced and (self._tags.wanted or not tagged)
+
     async def settled(self, patience: float = 5.0, *, tagged: bool = False) -> None:
         """Wait until states and names are those of the hypervisor.
 

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.core.batch import BATCH
 from gateway.rpc.outbox import Outbox
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import (
@@ -208,7 +209,8 @@ class LibvirtServer(protocol.Protocol):
             self.log.info("{peer} spoke nonsense: {problem}", peer=self.peer, problem=str(error))
             self.abort("malformed")
             return
-        self._work()
+        with BATCH:
+            self._work()
 
     @property
     def _ready(self) -> bool:

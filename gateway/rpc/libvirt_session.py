@@ -8,54 +8,45 @@ Source: libvirt 9.0.0, remote_daemon_dispatch.c; virerror.h for the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway import errors
+from gateway.core.tickets import Grant
 from gateway.rpc import objects
-from gateway.rpc.connection import LibvirtConnection
+from gateway.rpc.answer import Reply, packed
 from gateway.rpc.desk import Desk, scope_of
+from gateway.rpc.libvirt_call import ClientCall, understood
 from gateway.rpc.libvirt_errors import refusal, told
 from gateway.rpc.libvirt_login import LibvirtLogin
 from gateway.rpc.libvirt_server import LibvirtServer
 from gateway.rpc.libvirt_stream import ServedStream
+from gateway.rpc.libvirt_upstream import Upstream
 from gateway.rpc.login import Caller
 from gateway.rpc.plan import Plan
-from gateway.rpc.registrations import Registrations
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site
 from gateway.rpc.volume_files import judge
+from gateway.rpc.xml_guard import XML
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message
-from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, Procedure
-from gateway.wire.open_name import OpenName, is_target, parse_open_name, usual_payload
-from gateway.wire.xdr import XdrError
+from gateway.wire.libvirt_schema import PROCEDURES, Procedure, procedure
+from gateway.wire.open_name import OpenName, is_target, parse_open_name
+from gateway.wire.xdr_exact import is_exact
 
 if TYPE_CHECKING:
     from gateway.rpc.libvirt_door import LibvirtDoor
 
 #: Seconds for the last words to a client.
 _FAREWELL = 0.02
-#: Calls of one client at a time on the way to its hypervisor, which takes five messages.
-_TOGETHER = 4
 #: Features that are ours to answer: what passes descriptors, and what needs two daemons, we do not have.
 _KEEPALIVE, _OWN_FEATURES = 10, frozenset({1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13})
-_PASSES_DESCRIPTORS = frozenset(
-    {
-        "DOMAIN_OPEN_GRAPHICS",
-        "DOMAIN_OPEN_GRAPHICS_FD",
-        "DOMAIN_CREATE_XML_WITH_FILES",
-        "DOMAIN_CREATE_WITH_FILES",
-        "DOMAIN_FD_ASSOCIATE",
-        "LXC_DOMAIN_OPEN_NAMESPACE",
-        "QEMU_DOMAIN_MONITOR_COMMAND_WITH_FILES",
-    }
-)
+_FEATURE = procedure("CONNECT_SUPPORTS_FEATURE")
 
 
 class LibvirtSession:
@@ -71,14 +62,13 @@ class LibvirtSession:
         self._door = door
         self._server = server
         self._login = LibvirtLogin(door, server, self._ended)
-        self._upstream: LibvirtConnection | None = None
+        self._upstream: Upstream | None = None
         self._readonly = False
+        self._known: tuple[Grant | None, bool, Scope | None] | None = None
         self._opened = False
         self._gone = False
         self._flowing = True
-        self._registrations = Registrations(door.clock)
-        self._turns = DeferredSemaphore(_TOGETHER)
-        self._working: dict[int, Deferred[None]] = {}
+        self._working: dict[int, ClientCall] = {}
         self._streams: dict[int, ServedStream] = {}
         self._local: Mapping[str, Callable[..., Any]] = {
             **self._login.calls,
@@ -103,73 +93,67 @@ class LibvirtSession:
         if message.serial in self._working or message.serial in self._streams:
             self._server.abort("malformed")  # nobody could tell the answers apart
             return
+        call = self._working[message.serial] = ClientCall(self, message, self._door.clock.seconds())
         if not self._opened:
             # Until then one after the other: no step of the way in runs beside another one.
+            call.held = True
             self._server.hold(self, True)
-        work = Deferred.fromCoroutine(self._answer(message))
-        if not work.called:
-            self._working[message.serial] = work
-        work.addBoth(self._answered, message)
+        call.do(self._begin)
 
-    def _answered(self, result: object, message: Message) -> None:
-        self._working.pop(message.serial, None)
-        if isinstance(result, Failure) and not result.check(CancelledError):
-            incident = self._door.incident(result)
-            self._server.refuse(message, refusal(1, f"internal error: incident {incident}"))
+    def _begin(self, call: ClientCall) -> None:
+        procedure, arguments = understood(call.message, known=self.known)
+        local = self._local.get(procedure.name)
+        if local is None and not self._opened:
+            raise refusal(1, "hypervisor connection not open")
+        call.name = procedure.name
+        call.uuid = next(iter(objects.uuids(procedure, arguments)), None)
+        if local is None:
+            self._judge(call, procedure, arguments)
+        else:
+            call.wait(self._locally(call, procedure, local(arguments)))
+
+    async def _locally(self, call: ClientCall, procedure: Procedure, work: Any) -> None:
+        """Answer by ourselves, or with what the hypervisor says to a plan."""
+        results = await work
+        if isinstance(results, Plan):
+            self._pass(call, results)
+            return
+        self._server.reply(call.message, procedure.results.pack(results))
+        if procedure.name == "CONNECT_CLOSE":
+            self._server.close("closed")
+        self._over(call, "ok")
+
+    def failed(self, call: ClientCall, failure: Failure) -> None:
+        """Tell the client that there is no answer; what is not meant to be told is a bug."""
+        error, end = failure.value, "internal"
+        if isinstance(error, CancelledError):
+            end = "cancelled"
+        elif isinstance(error, errors.GatewayError):
+            if isinstance(error, LibvirtError) and call.plan is not None:
+                error = call.plan.failure(error)
+            end = error.reason
+            self._server.refuse(call.message, told(error))
+        else:
+            incident = self._door.incident(failure)
+            if not call.over:
+                self._server.refuse(call.message, refusal(1, f"internal error: incident {incident}"))
+        self._over(call, end)
+
+    def _over(self, call: ClientCall, end: str) -> None:
+        """*call* was answered, or never will be."""
+        if call.over:
+            return
+        call.over = True
+        del self._working[call.message.serial]
+        site, caller = self.site, self._login.caller
+        if site is not None or (caller is not None and end != "ok"):
+            seconds = self._door.clock.seconds() - call.began
+            self._door.note(caller, "" if site is None else site.name, call.name, call.uuid, end, seconds)
         if self._login.failed:
             self._server.close("login")
-        self._server.done(message)
-        self._server.hold(self, False)
-
-    async def _answer(self, message: Message) -> None:
-        began = self._door.clock.seconds()
-        name, end, uuid = f"{message.program:x}-{message.procedure}", "internal", None
-        try:
-            procedure, arguments = self._understand(message)
-            name = procedure.name
-            uuid = next(iter(objects.uuids(procedure, arguments)), None)
-            local = self._local.get(name)
-            if local is not None:
-                self._server.reply(message, procedure.results.pack(await local(arguments)))
-                if name == "CONNECT_CLOSE":
-                    self._server.close("closed")
-            else:
-                await self._pass(message, await self._judge(procedure, arguments))
-            end = "ok"
-        except errors.GatewayError as error:
-            end = error.reason
-            self._server.refuse(message, told(error))
-        except CancelledError:
-            end = "cancelled"
-            raise
-        finally:
-            site, caller = self.site, self._login.caller
-            if site is not None or (caller is not None and end != "ok"):
-                seconds = self._door.clock.seconds() - began
-                self._door.note(caller, "" if site is None else site.name, name, uuid, end, seconds)
-
-    def _understand(self, message: Message) -> tuple[Procedure, dict[str, Any]]:
-        """What is called, and with what.
-
-        :raises LibvirtError: nobody knows, or it may not be called yet.
-        """
-        if message.program not in PROGRAMS.values() or message.version != 1:
-            text = f"Cannot find program {message.program} version {message.version}"
-            raise refusal(39, text)
-        procedure = PROCEDURES.get((message.program, message.procedure))
-        if procedure is None or procedure.event:
-            raise refusal(39, f"unknown procedure: {message.procedure}")
-        if not self.known and not procedure.name.startswith("AUTH_"):
-            raise refusal(39, "authentication required")
-        payload = usual_payload(message.payload) if procedure.name == "CONNECT_OPEN" else message.payload
-        try:
-            arguments = procedure.arguments.unpack(payload)
-        except XdrError as error:
-            raise refusal(39, f"Unable to decode message payload: {error}") from None
-        early = procedure.name in self._local
-        if not self._opened and not early:
-            raise refusal(1, "hypervisor connection not open")
-        return procedure, arguments
+        self._server.done(call.message)
+        if call.held:
+            self._server.hold(self, False)
 
     def stream(self, message: Message) -> None:
         """Pass on what the client says on a stream; one that is over hears nothing more."""
@@ -180,8 +164,8 @@ class LibvirtSession:
     def flow(self, on: bool) -> None:
         """Stop what comes from the hypervisor while the client does not take it."""
         self._flowing = on
-        if self._upstream is not None and self._upstream.alive:
-            self._upstream.read(on)
+        if self._upstream is not None:
+            self._upstream.flow(on)
         for stream in list(self._streams.values()):
             stream.flow(on)
 
@@ -195,13 +179,10 @@ class LibvirtSession:
         """End all that goes to the hypervisor."""
         before, self._gone = self._gone, True
         if self._upstream is not None and not before:
-            if self._upstream.alive:
-                self._upstream.read(True)  # for the answers, whether the client takes them or not
-            self._upstream.lost = lambda word: None
-            self._upstream.event = lambda procedure, values: None
-            self._registrations.close(self._upstream)
-        for work in list(self._working.values()):
-            work.cancel()
+            self._upstream.close()
+        for call in list(self._working.values()):
+            if not call.cancel():
+                self._over(call, "cancelled")
         for stream in list(self._streams.values()):
             stream.stop(reason)
 
@@ -244,7 +225,7 @@ class LibvirtSession:
         caller.session.target, caller.session.readonly = site.name, self._readonly
         try:
             scope = self._scope(caller, site)
-            if scope.restricted:
+            if scope is not None and scope.restricted:
                 await site.hub.settled(tagged=scope.tagged)
             upstream = await site.target.connection(readonly=self._readonly)
         except BaseException:
@@ -253,8 +234,7 @@ class LibvirtSession:
         if self._gone:
             upstream.close()
             raise errors.Interrupted(maybe_executed=False)
-        self._upstream = upstream
-        upstream.event, upstream.lost = self._told, self._lost
+        self._upstream = Upstream(upstream, self._door.clock, self._told, self._lost)
         self._opened = True
         return {}
 
@@ -278,9 +258,18 @@ class LibvirtSession:
             raise refusal(38, "say which hypervisor, with ?target=NAME in the URI or user%NAME as the user")
         return mine[0]
 
-    def _scope(self, caller: Caller, site: Site) -> Scope:
-        """What the ticket permits now: it may have been installed again since it was shown."""
-        return scope_of(caller.rights, self._readonly, None if caller.admin else site.policy)
+    def _scope(self, caller: Caller, site: Site) -> Scope | None:
+        """What the ticket permits now, for it may have been installed again since it was shown; None for
+        nothing at all here.
+        """
+        grant, admin = caller.grant, caller.admin
+        known = self._known
+        if known is None or known[0] is not grant or known[1] != admin:
+            scope = None
+            if self._door.desk.may_use(caller, site):
+                scope = scope_of(caller.rights, self._readonly, None if admin else site.policy)
+            known = self._known = grant, admin, scope
+        return known[2]
 
     def _lost(self, word: str) -> None:
         """The hypervisor is gone: a libvirt client has to open it anew."""
@@ -298,7 +287,7 @@ class LibvirtSession:
     async def _secure(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"secure": int(self._door.is_secure(self._server))}
 
-    async def _feature(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _feature(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Plan:
         feature = arguments["feature"]
         if feature == _KEEPALIVE:
             self._server.watch()
@@ -307,68 +296,78 @@ class LibvirtSession:
             return {"supported": 0}
         if self._upstream is None:
             raise refusal(1, "hypervisor connection not open")
-        procedure = PROCEDURES[PROGRAMS["remote"], 60]
-        return await self._ask(procedure, arguments)
+        return Plan(_FEATURE, arguments, (), None, _FEATURE, arguments, None)
 
     # -- calls -----------------------------------------------------------------------------
 
-    async def _judge(self, procedure: Procedure, arguments: Mapping[str, Any]) -> Plan:
-        """What the rights make of a call; raises what the client is told."""
-        site, caller = self._there()
-        if not self._door.desk.may_use(caller, site):
-            raise refusal(38, "this hypervisor is not there for you any more")
-        if procedure.name in _PASSES_DESCRIPTORS:
-            raise refusal(84, "Operation not supported: descriptors cannot be passed on this connection")
-        if self._registrations.full(procedure):
-            raise refusal(9, "operation failed: too many registrations for events")
+    def _judge(self, call: ClientCall, procedure: Procedure, arguments: Mapping[str, Any]) -> None:
+        """Pass on what the rights let through; raises what the client is told."""
+        site, caller, upstream = self._there()
         scope = self._scope(caller, site)
-        if scope.restricted:
+        if scope is None:
+            raise refusal(38, "this hypervisor is not there for you any more")
+        upstream.check(procedure)
+        if scope.restricted and not site.hub.is_settled(tagged=scope.tagged):
             # Names of the past would show what is another's by now.
-            await site.hub.settled(tagged=scope.tagged)
+            call.wait(self._judge_later(call, procedure, arguments, site.hub.settled(tagged=scope.tagged)))
+            return
         check = partial(scope.check, procedure, arguments, site.hub.names)
-        return await judge(check, procedure, arguments, site)
+        if procedure.name in XML:
+            call.wait(self._pass_later(call, judge(check, procedure, arguments, site)))
+        else:
+            self._pass(call, check())
 
-    def _there(self) -> tuple[Site, Caller]:
-        site, caller = self.site, self._login.caller
-        if site is None or caller is None:
+    async def _pass_later(self, call: ClientCall, plan: Awaitable[Plan]) -> None:
+        self._pass(call, await plan)
+
+    async def _judge_later(
+        self, call: ClientCall, procedure: Procedure, arguments: Mapping[str, Any], settled: Awaitable[None]
+    ) -> None:
+        await settled
+        self._judge(call, procedure, arguments)
+
+    def _there(self) -> tuple[Site, Caller, Upstream]:
+        site, caller, upstream = self.site, self._login.caller, self._upstream
+        if site is None or caller is None or upstream is None:
             raise refusal(1, "hypervisor connection not open")
-        return site, caller
+        return site, caller, upstream
 
-    async def _pass(self, message: Message, plan: Plan) -> None:
-        """Ask the hypervisor, and answer with what the client may know of it."""
-        site, _ = self._there()
-        procedure = PROCEDURES[message.program, message.procedure]
-        try:
-            if plan.procedure.stream:
-                await self._open_stream(message, plan)
-                return
-            if plan.ready is None:
-                results: Mapping[str, Any] = await self._ask(plan.procedure, plan.arguments)
-                Desk.learn(site, plan.procedure, plan.arguments, results)
-            else:
-                results = plan.ready
-            self._server.reply(message, procedure.results.pack(plan.answer(results)))
-        except LibvirtError as error:
-            raise plan.failure(error) from None
+    def _pass(self, call: ClientCall, plan: Plan) -> None:
+        """Ask the hypervisor what the plan says, if it has no answer by itself."""
+        call.plan = plan
+        if plan.procedure.stream:
+            call.wait(self._open_stream(call, plan))
+        elif plan.ready is not None:
+            self._reply(call, plan.ready)
+        else:
+            literal = plan.literal and is_exact(plan.procedure.arguments)
+            payload = call.message.payload if literal else packed(plan.procedure, plan.arguments)
+            self._there()[2].ask(call, plan.procedure, payload)
 
-    async def _ask(self, procedure: Procedure, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        upstream = self._upstream
-        if upstream is None:
-            raise refusal(1, "hypervisor connection not open")
-        await self._turns.acquire()
-        try:
-            if self._gone:
-                # Whoever had the turn before has left with us.
-                raise errors.Interrupted(maybe_executed=False)
-            self._registrations.asked(procedure)
-            results = await upstream.call(procedure, arguments)
-            self._registrations.done(procedure)
-            return results
-        finally:
-            self._turns.release()
+    def returned(self) -> None:
+        """A call has come back from the hypervisor."""
+        self._there()[2].turn()
 
-    async def _open_stream(self, message: Message, plan: Plan) -> None:
-        site, caller = self._there()
+    def replied(self, call: ClientCall, reply: Reply) -> None:
+        """Answer with what the client may know of what the hypervisor says."""
+        (site, _, upstream), plan = self._there(), call.plan
+        assert plan is not None  # noqa: S101 (what was asked had one)
+        upstream.done(plan.procedure)
+        Desk.learn(site, plan.procedure, plan.arguments, reply.values)
+        self._reply(call, plan.answer(reply.values), reply)
+
+    def _reply(self, call: ClientCall, results: Mapping[str, Any], reply: Reply | None = None) -> None:
+        """Answer with *results*; when they are those of *reply*, with its very bytes."""
+        message = call.message
+        codec = PROCEDURES[message.program, message.procedure].results
+        literal = reply is not None and results is reply.values and is_exact(codec)
+        payload = reply.payload if reply is not None and literal else codec.pack(results)
+        self._server.reply(message, payload)
+        self._over(call, "ok")
+
+    async def _open_stream(self, call: ClientCall, plan: Plan) -> None:
+        site, caller, _ = self._there()
+        message = call.message
         results, stream = await site.target.stream(
             plan.procedure.name, plan.arguments, principal=caller.principal, readonly=self._readonly
         )
@@ -382,6 +381,7 @@ class LibvirtSession:
 
         if self._gone:
             stream.close()
+            self._over(call, "cancelled")
             return
         flags = plan.arguments.get("flags", 0)
         served = ServedStream(
@@ -395,14 +395,13 @@ class LibvirtSession:
             limit=site.target.stream_limit,
         )
         self._streams[message.serial] = served
-        self._server.reply(message, plan.procedure.results.pack(plan.answer(results)))
+        self._reply(call, plan.answer(results))
         served.start(reads=plan.procedure.stream == "r", flowing=self._flowing)
 
     # -- events ----------------------------------------------------------------------------
 
     def _told(self, procedure: Procedure, values: dict[str, Any]) -> None:
         site, caller = self.site, self._login.caller
-        if site is None or caller is None or not self._door.desk.may_use(caller, site):
-            return
-        if self._scope(caller, site).shows(procedure, values, site.hub.names):
+        scope = None if site is None or caller is None else self._scope(caller, site)
+        if site is not None and scope is not None and scope.shows(procedure, values, site.hub.names):
             self._server.event(procedure.program, procedure.number, procedure.arguments.pack(values))

@@ -60,6 +60,11 @@ class Plan:
     _given: Mapping[str, Any]
     _visible: Visible | None
 
+    @property
+    def literal(self) -> bool:
+        """Whether the hypervisor is asked for the very thing that the caller has asked for."""
+        return self.procedure is self._asked and self.arguments is self._given
+
     def answer(self, results: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the caller gets of *results*, which are left as they are.
 

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from gateway import errors
+from gateway.rpc.answer import packed
 from gateway.rpc.breaker import Breaker
 from gateway.rpc.cache import Cache
 from gateway.rpc.call_classes import CLASSES, CallClass
@@ -32,7 +33,6 @@ from gateway.rpc.watch import Watch
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure, procedure
 from gateway.wire.libvirt_url import LibvirtUrl
-from gateway.wire.xdr import XdrError
 
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -215,7 +215,7 @@ class Target:
         length = arguments.get("length")
         if self.stream_limit is not None and isinstance(length, int) and length > self.stream_limit:
             raise errors.TooLarge(limit=self.stream_limit)
-        _pack(called, arguments)
+        packed(called, arguments)
         self._check()
         return await self._streams.open(called, arguments, principal, readonly=readonly or self.readonly)
 
@@ -278,7 +278,7 @@ class Target:
         descriptor: bool = False,
         late: Callable[[Any], object] | None = None,
     ) -> Deferred[Any]:
-        payload = _pack(called, arguments)
+        payload = packed(called, arguments)
         if self._stopped:
             self._check()
         if deadline is not None and deadline <= 0:
@@ -343,10 +343,3 @@ def _known(name: str) -> tuple[Procedure, CallClass]:
         return procedure(name), CLASSES[name]
     except KeyError:
         raise errors.BadArguments("procedure", "there is no such procedure") from None
-
-
-def _pack(called: Procedure, arguments: Mapping[str, object]) -> bytes:
-    try:
-        return called.arguments.pack(arguments)
-    except XdrError as error:
-        raise errors.BadArguments(error.path, error.text) from None

@@ -243,16 +243,16 @@ class Maybe:
     """A value or none."""
 
     def __init__(self, inner: Codec) -> None:
-        self._inner = inner
+        self.inner = inner
 
     def encode(self, value: Any, out: bytearray) -> None:
         out += pack_length(value is not None)
         if value is not None:
-            self._inner.encode(value, out)
+            self.inner.encode(value, out)
 
     def decode(self, data: bytes, at: int) -> tuple[Any, int]:
         there, at = count_at(data, at, 1)
-        return self._inner.decode(data, at) if there else (None, at)
+        return self.inner.decode(data, at) if there else (None, at)
 
 
 class Array:

@@ -59,3 +59,19 @@ class BatchTests(SynchronousTestCase):
 
         self.assertRaises(ValueError, fail)
         self.assertEqual((self.done, self.batch.open), (["a"], False))
+
+    def test_failing_flush(self) -> None:
+        """What fails takes nothing of the others with it: they follow at the next end."""
+
+        def fail() -> None:
+            raise ValueError
+
+        def run() -> None:
+            with self.batch:
+                self.batch.later(fail)
+                self.later("a")
+
+        self.assertRaises(ValueError, run)
+        with self.batch:
+            self.later("b")
+        self.assertEqual(self.done, ["a", "b"])

@@ -8,13 +8,14 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 
 from gateway import errors
-from gateway.rpc import libvirt_session
+from gateway.rpc import libvirt_upstream
 from gateway.rpc.libvirt_door import Port
 from gateway.rpc.login import Caller
 from gateway.rpc.permissions import demands
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Message, Status, Type
 from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, procedure
+from tests.rpc.fake_libvirt import FakePeer
 from tests.rpc.libvirt_stage import ALICE, BOB, OTHER, TOKEN, Client, LibvirtStage, plain
 from tests.rpc.scopes import ALL, calls, events, found, sample
 
@@ -351,7 +352,7 @@ class CallTests(LibvirtStage):
         client = self.opened()
         identity = {"field": "user-name", "type": "string", "value": "root"}
         self.assertEqual(client.call("CONNECT_SET_IDENTITY", params=[identity], flags=0), 88)
-        for name in sorted(libvirt_session._PASSES_DESCRIPTORS):
+        for name in sorted(libvirt_upstream._PASSES_DESCRIPTORS):
             self.assertEqual(client.call(name, **sample(procedure(name).arguments, ALICE)), 84)
         self.assertEqual(client.call("QEMU_DOMAIN_MONITOR_COMMAND", dom=ALICE, cmd="quit", flags=0), 88)
         migrations = [
@@ -406,18 +407,18 @@ class CallTests(LibvirtStage):
         """A ticket that is installed again says what it says from then on: for calls, lists and events."""
         self.grant()
         client = self.opened()
+        owner = self.daemon.live[0]
         self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST)["ret"], 3)
         self.grant(domains=("alice-*",))
         self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST)["ret"], 1)
         self.assertEqual(client.call("DOMAIN_GET_INFO", dom=BOB), 42)
-        self.assertEqual(self.heard(client, BOB), [])
+        self.assertEqual(self.heard(client, owner, BOB), [])
         self.grant(targets=("ro",))
         self.assertEqual(client.call("CONNECT_LIST_ALL_DOMAINS", **LIST), 38)
-        self.assertEqual(self.heard(client, ALICE), [])
+        self.assertEqual(self.heard(client, owner, ALICE), [])
 
-    def heard(self, client: Client, dom: dict[str, Any]) -> list[str]:
-        """The events that *client* gets of one that is about *dom*."""
-        owner = next(it for it in self.daemon.live if it.client is client.server._session._upstream)  # type: ignore[attr-defined]
+    def heard(self, client: Client, owner: FakePeer, dom: dict[str, Any]) -> list[str]:
+        """The events that *client* gets of one that is about *dom*, which comes to *owner*."""
         owner.tell("DOMAIN_EVENT_CALLBACK_LIFECYCLE", callbackID=1, dom=dom, event=2, detail=0)
         return [name for name, _ in client.events()]
 
@@ -610,6 +611,53 @@ class LifeTests(LibvirtStage):
         self.upstream.lose()
         self.assertEqual(client.answer(call), 38)
         self.assertTrue(client.lost)
+
+    def test_revoked_on_the_way(self) -> None:
+        """Calls on the way, or waiting for their turn, end with the ticket; a late answer is nobody's."""
+        client = self.opened()
+        peer = self.upstream
+        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(6)))
+        client.listen()
+        self.trail.clear()
+        self.revoke()
+        self.assertTrue(client.wire.aborted)
+        ends = [(it["kind"], it["reason"]) for it in self.trail if it["event"] == "libvirt.call"]
+        self.assertEqual(ends, [("DOMAIN_GET_INFO", "cancelled")] * 6)
+        said = len(client.wire.value())
+        for asked in list(peer.asked):
+            asked.answer(state=1, maxMem=1, memory=1, nrVirtCpu=1, cpuTime=1)
+        self.turn()
+        came = [it.name for it in peer.came]
+        self.assertEqual((len(client.wire.value()), came.count("DOMAIN_GET_INFO")), (said, 4))
+
+    def test_bytes(self) -> None:
+        """What has only one form passes in the bytes it came in, all else in the form that is libvirt's."""
+        client = self.opened()
+        call = client.message("NODE_GET_INFO")
+        client.say(call)
+        client.listen()
+        (asked,) = self.daemon.asked
+        self.assertEqual(asked.message.payload, call.payload)
+        results = procedure("NODE_GET_INFO").results
+        right = results.pack(dict.fromkeys(results.fields, 1) | {"model": b"x" * 32})
+        asked.peer.client.dataReceived(
+            asked.message._replace(type=Type.REPLY, payload=b"\xff\xff\xff" + right[3:]).pack()
+        )
+        self.assertEqual([it.payload for it in client.listen()], [right])
+
+    def test_nonsense_of_the_hypervisor(self) -> None:
+        """An answer that is not what its type says reaches nobody, and is the hypervisor's last."""
+        info = {"state": 1, "maxMem": 1, "memory": 1, "nrVirtCpu": 1, "cpuTime": 1}
+        right = procedure("DOMAIN_GET_INFO").results.pack(info)
+        for wrong in (right + bytes(4), right[:-4], b"\1" + right[1:]):
+            client = self.opened()
+            call = client.message("DOMAIN_GET_INFO", dom=ALICE)
+            client.say(call)
+            client.listen()
+            asked = self.daemon.asked[-1]
+            asked.peer.client.dataReceived(asked.message._replace(type=Type.REPLY, payload=wrong).pack())
+            self.assertEqual(client.answer(call), 38)
+            self.assertTrue(client.lost)
 
     def test_target_gone(self) -> None:
         """Who has a target open that is not in the configuration any more, or is another, is hung up on."""
