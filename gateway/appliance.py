@@ -15,7 +15,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.resource import Resource
 
 from gateway import __version__, consoles, errors, tunnel
 from gateway.control import Orders, control_tree, refuse_pages
@@ -31,7 +30,7 @@ from gateway.core.drain import Drain
 from gateway.core.guard import Guard
 from gateway.core.health import Health
 from gateway.core.listeners import Listener
-from gateway.core.metrics import HealthPage, Metrics, MetricsPage, ReadyPage
+from gateway.core.metrics import Metrics, metrics_tree
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
 from gateway.core.policy import Policy, parse_rule
@@ -267,11 +266,7 @@ class Appliance(logs.LoggedService):
                 self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout, page
             )
         elif section == "metrics":
-            root: Resource = Tree()
-            root.putChild(b"metrics", MetricsPage(self.metrics))
-            root.putChild(b"healthz", HealthPage())
-            root.putChild(b"readyz", ReadyPage(self.health.checks, self.health.degraded))
-            site.resource = root
+            site.resource = metrics_tree(self.metrics, self.health.checks, self.health.degraded)
 
     def _remove_timeout(self) -> float:
         return self.config.control.remove_timeout

@@ -32,6 +32,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from gateway import __version__
+from gateway.core.web import Tree
 
 #: Upper ends of latency buckets, seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -233,6 +234,17 @@ class ReadyPage(Resource):
         request.setHeader("content-type", "application/json")
         request.setHeader("cache-control", "no-store")
         return json.dumps(body).encode()
+
+
+def metrics_tree(
+    metrics: Metrics, checks: Mapping[str, Check], degraded: Mapping[str, Check] | None = None
+) -> Resource:
+    """Return the root resource of the metrics listener; see :class:`ReadyPage`."""
+    root = Tree()
+    root.putChild(b"metrics", MetricsPage(metrics))
+    root.putChild(b"healthz", HealthPage())
+    root.putChild(b"readyz", ReadyPage(checks, degraded))
+    return root
 
 
 class LoopLag(Service):
