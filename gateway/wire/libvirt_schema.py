@@ -16,7 +16,7 @@ from attrs import field, frozen
 from gateway.wire import xdr
 from gateway.wire.xdr import Codec, Struct
 from gateway.wire.xdr_parameter import Parameter
-from gateway.wire.xdr_references import References
+from gateway.wire.xdr_references import Reference, References
 
 #: Program numbers by the name that the table has for them.
 PROGRAMS = {"remote": 0x20008086, "qemu": 0x20008087, "lxc": 0x20008088}
@@ -53,6 +53,8 @@ _RECORDS = {
     "int1:i32, int2:i32, net:Net?",
     "{hole}": "length:i64, flags:u32",
 }
+#: Those that callers name again and again.
+_REFERENCES = frozenset({"Dom", "Net", "Pool"})
 _SIMPLE: dict[str, Codec] = {
     "i32": xdr.Fixed("i"),
     "u32": xdr.Fixed("I"),
@@ -72,7 +74,7 @@ _TYPE = re.compile(r"(?P<base>[A-Za-z0-9]+|\{\w+\})(?:(?P<maybe>\?)|<=(?P<most>\
 @cache
 def record(name: str) -> Struct:
     """The codec of an object reference such as ``Dom``, or of a record such as ``{error}``."""
-    return _struct(_RECORDS[name])
+    return _struct(_RECORDS[name], Reference if name in _REFERENCES else Struct)
 
 
 @cache
@@ -91,9 +93,9 @@ def _codec(text: str) -> Codec:
     return xdr.Maybe(inner) if parts["maybe"] else inner
 
 
-def _struct(text: str) -> Struct:
+def _struct(text: str, made: type[Struct] = Struct) -> Struct:
     fields = {} if text == "-" else dict(part.split(":", 1) for part in text.split(", "))
-    return Struct(fields, {name: _codec(kind) for name, kind in fields.items()})
+    return made(fields, {name: _codec(kind) for name, kind in fields.items()})
 
 
 @frozen(eq=False)

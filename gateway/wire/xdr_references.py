@@ -1,18 +1,53 @@
-"""Lists of references to objects, each a name and what is of fixed size; a hypervisor may have thousands.
+"""References to objects, each a name and what is of fixed size, and lists of them, which may have thousands.
 
-The same ones come again and again, so what short ones mean is kept. What is read, and what is refused, is the
-same as of :mod:`gateway.wire.xdr`, whose work it is when one is new.
+The same ones come and go again and again, so what short ones mean is kept. What is read and written, and what
+is refused, is the same as of :mod:`gateway.wire.xdr`, whose work it is when one is new.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from gateway.wire.xdr import Array, Codec, Struct, Text, count_at, length_at
 
-#: References of one kind that are kept, some 10 MB of them, and the bytes of a name that is not too long.
+#: References of one kind that are kept, some 10 MB of them, and the length of a name that is not too long.
 KEPT, SHORT = 16384, 64
+
+
+class Reference(Struct):
+    """A reference to a domain, or to what else begins with a text; short ones are written from memory."""
+
+    def __init__(self, fields: Mapping[str, str], codecs: Mapping[str, Codec]) -> None:
+        super().__init__(fields, codecs)
+        self._first = self.names[0]
+        self._take = itemgetter(*self.names)
+        # By type as well: 1, 1.0 and True are equal, and not all of them are good.
+        self._bytes = lru_cache(KEPT, typed=True)(self._write)
+
+    @property
+    def kept(self) -> int:
+        """How many are remembered."""
+        return self._bytes.cache_info().currsize
+
+    def _write(self, *values: Any) -> bytes:
+        out = bytearray()
+        super().encode(dict(zip(self.names, values, strict=True)), out)
+        return bytes(out)
+
+    def encode(self, value: Any, out: bytearray) -> None:
+        if type(value) is dict and len(value) == len(self.names):
+            first = value.get(self._first)
+            if type(first) is str and len(first) <= SHORT:
+                try:
+                    out += self._bytes(*self._take(value))
+                except (KeyError, TypeError):
+                    pass  # it says below what is missing, or no value
+                else:
+                    return
+        super().encode(value, out)
 
 
 class References(Array):

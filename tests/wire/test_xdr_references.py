@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from struct import error as struct_error
 from typing import Any
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.wire.libvirt_schema import procedure, record
-from gateway.wire.xdr import STRING, Array, Codec, Struct, Text, XdrError
-from gateway.wire.xdr_references import KEPT, SHORT, References
+from gateway.wire.xdr import STRING, Array, Codec, Fixed, Struct, Text, XdrError
+from gateway.wire.xdr import UUID as UUID_CODEC
+from gateway.wire.xdr_references import KEPT, SHORT, Reference, References
 
 DOM, MOST = record("Dom"), 5
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -33,6 +35,59 @@ def outcome(codec: Codec, data: bytes) -> Any:
         return str(error)
     except struct_error:
         return "it is cut short"
+
+
+def packed(struct: Struct, value: Any) -> bytes | tuple[str, str]:
+    """What is written, or the error."""
+    try:
+        return struct.pack(value)
+    except XdrError as error:
+        return error.path, error.text
+
+
+class ReferenceTests(SynchronousTestCase):
+    """The same bytes as of any other struct."""
+
+    PLAIN = Struct(DOM.fields, {"name": Text(), "uuid": UUID_CODEC, "id": Fixed("i")})
+    _STRANGE: st.SearchStrategy[Any] = (
+        st.none() | st.booleans() | st.floats() | st.binary(max_size=3) | st.just([]) | st.just({})
+    )
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "name": _NAMES | _STRANGE | st.just("a\0b"),
+                "uuid": st.sampled_from((UUID, UUID.upper(), UUID[1:], UUID + "0")) | _STRANGE,
+                "id": st.sampled_from((0, 1, -1, 2**31, True, False, 1.0)) | _STRANGE,
+                "more": st.just(1),
+            },
+        )
+        | st.sampled_from((None, [], "Dom", 3))
+    )
+    def test_any_value(self, value: Any) -> None:
+        """Whatever the value is, and whatever was written before it, so is the outcome."""
+        self.assertIsInstance(DOM, Reference)
+        self.assertEqual(packed(DOM, value), packed(self.PLAIN, value))
+
+    def test_equal(self) -> None:
+        """What is equal to a good value is not for that good itself."""
+        good = {"name": "a", "uuid": UUID, "id": 1}
+        self.assertEqual(packed(DOM, good), packed(self.PLAIN, good))
+        for same in (1.0, Decimal(1)):
+            self.assertEqual(packed(DOM, good | {"id": same})[0], "id")
+
+    def test_bounded(self) -> None:
+        """Long names are not kept, nor what is refused, and there is an end to the others."""
+        made = Reference(self.PLAIN.fields, {"name": Text(), "uuid": UUID_CODEC, "id": Fixed("i")})
+        for number in range(KEPT + 10):
+            made.pack({"name": "a", "uuid": UUID, "id": number})
+        self.assertEqual(made.kept, KEPT)
+        made = Reference(self.PLAIN.fields, {"name": Text(), "uuid": UUID_CODEC, "id": Fixed("i")})
+        made.pack({"name": "x" * (SHORT + 1), "uuid": UUID, "id": 1})
+        packed(made, {"name": "a", "uuid": "x" * 1000, "id": 1})
+        self.assertEqual(made.kept, 0)
 
 
 class ReferencesTests(SynchronousTestCase):
