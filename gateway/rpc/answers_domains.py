@@ -26,24 +26,20 @@ async def _list_domains(
     ask = partial(seat.call, opened, "CONNECT_LIST_ALL_DOMAINS", {"need_results": 1, "flags": flags or 0})
     page = await seat.page(("domains", opened.handle.hash, flags), ask, "domains", cursor, limit)
     states = await _states(seat, opened, page.items)
-    rows = [
-        dom | {"state": states[dom["uuid"]], "dom": seat.cookie(opened, "dom", dom["uuid"])}
-        for dom in page.items
-    ]
+    cookie = partial(seat.desk.cookies.make, opened.handle.hash)
+    rows = [dom | {"state": states[dom["uuid"]], "dom": cookie(dom["uuid"])} for dom in page.items]
     return page.answer(commands.ListDomains, "domains", rows)
 
 
 async def _states(seat: Seat, opened: Opened, doms: list[dict[str, Any]]) -> dict[str, str]:
     """The state of each of *doms* as a word: as events tell, or asked for; empty where it must not be."""
-    hub = opened.site.hub
-    known = {dom["uuid"]: hub.domain(dom["uuid"]) if hub.synced else None for dom in doms}
     if not opened.permits("domain:read"):
-        return dict.fromkeys(known, "")
-    states = {uuid: domain.state for uuid, domain in known.items() if domain is not None}
-    for dom in doms:
-        if dom["uuid"] not in states:
-            states[dom["uuid"]] = await _state(seat, opened, dom)
-    return states
+        return dict.fromkeys([dom["uuid"] for dom in doms], "")
+    known = opened.site.hub.states([dom["uuid"] for dom in doms])
+    for dom in doms if len(known) < len(doms) else ():
+        if dom["uuid"] not in known:
+            known[dom["uuid"]] = await _state(seat, opened, dom)
+    return known
 
 
 async def _state(seat: Seat, opened: Opened, dom: Mapping[str, Any]) -> str:

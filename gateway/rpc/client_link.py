@@ -146,7 +146,9 @@ class Link:
         """
         twice = self._again and not (command.writes and arguments.get("request_id") is None)
         for last in (not twice, True):
-            side = await self._ready()
+            side = self._side
+            if side is None or side.over:
+                side = await self._ready()
             try:
                 return await self._once(side, command, arguments)
             except _Gone:

@@ -31,7 +31,7 @@ from gateway.rpc.plan import Plan
 from gateway.rpc.rights import Scope
 from gateway.rpc.sites import Site, Sites
 from gateway.rpc.volume_files import judge
-from gateway.rpc.xml_guard import Guard, Policy
+from gateway.rpc.xml_guard import XML, Guard, Policy
 from gateway.wire import libvirt_schema
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure
@@ -60,6 +60,7 @@ class Opened:
 
     :ivar scopes: what limits the calls, one after the other.
     :ivar grant: what the caller's ticket said; *admin*: whether it was an operator.
+    :ivar restricted: some domains may not be seen.
     """
 
     handle: Handle
@@ -67,10 +68,10 @@ class Opened:
     scopes: tuple[Scope, ...] = field(repr=False)
     grant: Grant | None = field(repr=False)
     admin: bool
+    restricted: bool = field(init=False)
 
-    @property
-    def restricted(self) -> bool:
-        """Some domains may not be seen."""
+    @restricted.default
+    def _restricted(self) -> bool:
         return any(scope.restricted for scope in self.scopes)
 
     @property
@@ -235,13 +236,22 @@ class Desk:
         try:
             if opened.restricted:
                 await opened.site.hub.settled(tagged=opened.tagged)
-            check = partial(opened.plans, procedure, arguments)
-            plans = await judge(check, procedure, arguments, opened.site)
-            results: Mapping[str, Any] = await self._ask(caller, opened, plans[-1], request_id, deadline)
-            self.learn(opened.site, plans[-1].procedure, arguments, results)
+            if name in XML:
+                check = partial(opened.plans, procedure, arguments)
+                plans = await judge(check, procedure, arguments, opened.site)
+            else:
+                plans = opened.plans(procedure, arguments)
+            last = plans[-1]
+            if last.ready is not None:
+                results: Mapping[str, Any] = last.ready
+            elif request_id is None or last.procedure.writes != "W":
+                results = await self._ask(caller, opened, last, deadline)
+            else:
+                results = await self._journaled(caller, opened, last, request_id, deadline)
+            self.learn(opened.site, last.procedure, arguments, results)
             for plan in reversed(plans):
                 results = plan.answer(results)
-            return dict(results)
+            return results if isinstance(results, dict) else dict(results)
         except LibvirtError as error:
             told = error
             for plan in reversed(plans):
@@ -259,31 +269,34 @@ class Desk:
         finally:
             self._note(caller, opened, procedure, plans, end, self.clock.seconds() - began)
 
-    async def _ask(
-        self, caller: Caller, opened: Opened, plan: Plan, request_id: str | None, deadline: float | None
+    @staticmethod
+    def _ask(
+        caller: Caller,
+        opened: Opened,
+        plan: Plan,
+        deadline: float | None,
+        late: Callable[[Any], object] | None = None,
+    ) -> Coroutine[Any, Any, Mapping[str, Any]]:
+        return opened.site.target.call(
+            plan.procedure.name,
+            plan.arguments,
+            principal=caller.principal,
+            deadline=deadline,
+            readonly=opened.handle.readonly,
+            late=late,
+        )
+
+    async def _journaled(
+        self, caller: Caller, opened: Opened, plan: Plan, request_id: str, deadline: float | None
     ) -> Mapping[str, Any]:
-        if plan.ready is not None:
-            return plan.ready
-        target, name, arguments = opened.site.target, plan.procedure.name, plan.arguments
-
-        def ask(late: Callable[[Any], object] | None = None) -> Coroutine[Any, Any, Mapping[str, Any]]:
-            return target.call(
-                name,
-                arguments,
-                principal=caller.principal,
-                deadline=deadline,
-                readonly=opened.handle.readonly,
-                late=late,
-            )
-
-        if request_id is None or plan.procedure.writes != "W":
-            return await ask()
+        name, arguments = plan.procedure.name, plan.arguments
         # The name goes with what is known of the domain: nothing after a restart.
         encoded = plan.procedure.arguments.pack(nameless(plan.procedure, arguments))
         subject = settling.subject(plan.procedure, arguments)
         before = settling.before(opened.site.hub, subject)
         request = Request(caller.principal, opened.site.name, request_id, name, encoded, subject, before)
-        return await self.journal.run(request, partial(ask, partial(self.journal.late, request)))
+        ask = partial(self._ask, caller, opened, plan, deadline, partial(self.journal.late, request))
+        return await self.journal.run(request, ask)
 
     @staticmethod
     def learn(

@@ -171,6 +171,12 @@ class EventHub:
         """What is known of a domain; good as long as :attr:`synced`."""
         return self._states.get(uuid)
 
+    def states(self, uuids: Iterable[str]) -> dict[str, str]:
+        """The states of those of the domains *uuids* of which they are known now, as words."""
+        find = self._states.get
+        known = {uuid: find(uuid) for uuid in uuids} if self.synced else {}
+        return {uuid: domain.state for uuid, domain in known.items() if domain is not None}
+
     def _name_of(self, uuid: str) -> str | None:
         """The name of a domain, as it is now; None when there is none, or nothing is known of it."""
         learned = self._learned.get(uuid)

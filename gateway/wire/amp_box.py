@@ -72,7 +72,10 @@ def pack(box: Mapping[bytes, bytes]) -> bytes:
     """
     parts: list[bytes] = []
     for key in sorted(box):
-        put(parts, head(key), box[key])
+        value = box[key]
+        if len(value) > LONGEST_VALUE:
+            raise ValueError(f"{key[:64]!r} does not fit into a box")
+        parts += (head(key), _length(len(value)), value)
     if not parts:
         raise ValueError("a box has to hold something")
     parts.append(END)

@@ -242,11 +242,13 @@ class ResyncTest(HubCase):
             link.bring()
         link.reply(link.calls[0])
         self.assertFalse(self.hub.synced)
+        self.assertEqual(self.hub.states([ONE]), {})
         self.clock.advance(1)
         listener = Listener(self.hub)
         listener.listen(0)
         self.check(listener)
         self.assertTrue(self.hub.synced)
+        self.assertEqual(self.hub.states([ONE, "nobody"]), {ONE: "shutoff"})
         self.hub.stop()
 
     def test_large_events_during_the_list(self) -> None:

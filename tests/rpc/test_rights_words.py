@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
+from gateway.rpc.domain_tags import URI as TAGS_URI
 from gateway.rpc.permissions import NEVER, STATEFUL, demands, only_reads
 from gateway.rpc.rights import Scope
 from gateway.rpc.xml_guard import XML
@@ -297,3 +300,37 @@ class NamedOutrightTest(SynchronousTestCase):
         it = scope("*", readonly=True)
         refused = self.assertRaises(LibvirtError, it.check, named("DOMAIN_CREATE"), {"dom": SEEN}, names)
         self.assertEqual(refused.text, "operation forbidden: read only access prevents virDomainCreate")
+
+
+class OnceTests(SynchronousTestCase):
+    """What does not hang on arguments is judged once; all else each time."""
+
+    def outcome(self, it: Scope, call: Procedure, given: Mapping[str, Any]) -> object:
+        try:
+            it.check(call, given, names)
+        except errors.GatewayError as error:
+            return type(error), error.text
+        return None
+
+    def test_again(self) -> None:
+        """What was let through before makes no difference, with whatever flags and arguments."""
+        tags = {"type": 2, "uri": TAGS_URI, "metadata": "<x/>", "emulatorbin": "/bin/sh"}
+        differ = 0
+        for allow in (ALL, ("*",), ("read",), ("*", "xml:unchecked")):
+            for readonly in (False, True):
+                used = scope(*allow, domains=EVERY, readonly=readonly)
+                for call in calls():
+                    bits = {0, demands(call).outright_flags, *(it.bits for it in demands(call).words)}
+                    given = [sample(call.arguments, SEEN, flags=each) for each in sorted(bits)]
+                    given += [
+                        sample(call.arguments, SEEN) | {it.argument: it.value} for it in demands(call).words
+                    ]
+                    given.append({**sample(call.arguments, SEEN, flags=0), **tags})
+                    fresh = [
+                        self.outcome(scope(*allow, domains=EVERY, readonly=readonly), call, each)
+                        for each in given
+                    ]
+                    differ += len(set(fresh)) > 1
+                    for _ in range(2):
+                        self.assertEqual([self.outcome(used, call, each) for each in given], fresh, call.name)
+        self.assertGreater(differ, 20)
