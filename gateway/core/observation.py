@@ -18,6 +18,8 @@ from gateway.core.tickets import Ticket
 _access_log = Logger(namespace="gateway.access")
 #: Requests of these listeners are polls, and not worth a line each.
 _QUIET = frozenset({"control", "metrics"})
+#: Where tokens for these kinds of tickets are shown; the others are called like their listener.
+_LISTENERS = {"image": "images", "console": "consoles"}
 
 
 @frozen
@@ -103,9 +105,9 @@ class Observation:
         self.metrics.upstream_connects.labels(kind, "", result).inc()
         self.metrics.upstream_connect_seconds.labels(kind, "", result).observe(seconds)
 
-    def token(self, result: str, reason: str) -> None:
-        """A token was judged."""
-        self.metrics.tokens.labels("images", result, reason).inc()
+    def token(self, kind: str, result: str, reason: str) -> None:
+        """A token for a ticket of this *kind* was judged."""
+        self.metrics.tokens.labels(_LISTENERS.get(kind, kind), result, reason).inc()
 
     def clock_step(self, step: float) -> None:
         """The wall clock was set, by *step* seconds."""

@@ -110,7 +110,7 @@ class TokenVerifier:
         page connects.
     :ivar jwt_audience: the whole ``aud`` of JWTs for us; they need one.
     :ivar jwt_issuer: the whole ``iss``, when JWTs have to have one.
-    :ivar observe: told ``accepted`` or ``refused``, and the reason.
+    :ivar observe: told for which kind of ticket, ``accepted`` or ``refused``, and the reason.
     """
 
     signers: Signers
@@ -122,7 +122,7 @@ class TokenVerifier:
     console_life: float = field(default=600.0, kw_only=True)
     jwt_audience: str | None = field(default=None, kw_only=True)
     jwt_issuer: str | None = field(default=None, kw_only=True)
-    observe: Callable[[str, str], None] = field(default=lambda result, reason: None, kw_only=True)
+    observe: Callable[[str, str, str], None] = field(default=lambda kind, result, reason: None, kw_only=True)
     marks: Marks = field(factory=Marks, kw_only=True)
     _modern: set[str] = field(factory=set, init=False)
     _tried: tuple[Stamp, ...] = field(
@@ -143,9 +143,9 @@ class TokenVerifier:
             if claims.one_time and claims.not_before - self.skew < self.started - 1.0:
                 raise Unauthorized(reason="before_start")
         except Unauthorized as error:
-            self.observe("refused", error.reason)
+            self.observe(kind, "refused", error.reason)
             raise
-        self.observe("accepted", "")
+        self.observe(kind, "accepted", "")
         return claims
 
     def redeem(self, claims: Claims) -> None:
@@ -158,7 +158,7 @@ class TokenVerifier:
         try:
             self.marks.add(claims.mark, claims.expires + self.skew, self.wall())
         except Unauthorized as error:
-            self.observe("refused", error.reason)
+            self.observe(claims.kind, "refused", error.reason)
             raise
 
     def reload(self, signers: Signers) -> None:

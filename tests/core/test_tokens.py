@@ -209,7 +209,7 @@ class TokensTestCase(SynchronousTestCase):
             "wall": self.clock.seconds,
             "started": NOW - 1000.0,
             "jwt_audience": AUDIENCE,
-            "observe": lambda result, reason: self.seen.append((result, reason)),
+            "observe": lambda kind, result, reason: self.seen.append((result, reason)),
         }
         return TokenVerifier(signers, **(given | more))
 

@@ -122,6 +122,8 @@ class VncTests(ConsoleCase):
         self.assert_screen(console)
         self.refused(403, path)
         self.assertEqual(len(qemu.vnc_clients()), 1)
+        told = 'gateway_tokens_total{listener="consoles",reason="",result="accepted"}'
+        self.assertIn(told, self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode())
 
 
 class _LineCase(ConsoleCase):
