@@ -29,7 +29,7 @@ from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
 from gateway.core.guard import Guard
 from gateway.core.health import Health
-from gateway.core.listeners import Listener
+from gateway.core.listeners import Listener, is_local
 from gateway.core.metrics import Metrics, metrics_tree
 from gateway.core.observation import Observation
 from gateway.core.pace import HttpLimits
@@ -299,8 +299,7 @@ class Appliance(logs.LoggedService):
     def _addresses(self) -> list[Any]:
         ports = [listener.port for _, listener, _ in self.health.listeners if listener.port is not None]
         hosts: list[Any] = [port.getHost() for port in ports]
-        anywhere = ("0.0.0.0", "::")  # noqa: S104 (compared with, not bound to)
-        return [host for host in hosts if hasattr(host, "port") and host.host not in anywhere]
+        return [host for host in hosts if hasattr(host, "port")]
 
     def _running(self) -> None:
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hangup))
@@ -414,4 +413,4 @@ class Appliance(logs.LoggedService):
 
 def _policy(config: Config, own: Iterable[tuple[str, int]] = ()) -> Policy:
     policy = config.policy
-    return Policy(map(parse_rule, policy.allow), map(parse_rule, policy.deny), own)
+    return Policy(map(parse_rule, policy.allow), map(parse_rule, policy.deny), own, is_local)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import stat
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 _UNIX_PATH = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)")
+
+
+def is_local(address: IPv4Address | IPv6Address) -> bool:
+    """Whether *address* is one of this machine's, as the kernel knows it now."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 class Listener(Service):

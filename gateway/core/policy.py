@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -30,6 +30,8 @@ _RULE = re.compile(
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 _FORM = "write scheme://network-or-name:ports, such as https://192.0.2.0/24:54322"
 
+#: What a listener says that hears on every address.
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 (compared with, not bound to)
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
@@ -180,17 +182,27 @@ class Policy:
     """The rules of one site.
 
     :param own: addresses and ports we listen on ourselves; denied like those of :data:`BUILTIN`.
+    :param local: whether an address is one of this machine's, where we may listen on all of them.
     """
 
     def __init__(
-        self, allow: Iterable[Rule] = (), deny: Iterable[Rule] = (), own: Iterable[tuple[str, int]] = ()
+        self,
+        allow: Iterable[Rule] = (),
+        deny: Iterable[Rule] = (),
+        own: Iterable[tuple[str, int]] = (),
+        local: Callable[[Address], bool] = lambda address: True,
     ) -> None:
+        own = tuple(own)
         self._allow = tuple(allow)
         self._deny = tuple(deny)
         self._listed = tuple(rule for rule in self._allow if rule.network is not None)
         self._builtin = BUILTIN + tuple(
-            Rule(network=ipaddress.ip_network(address), ports=(port, port)) for address, port in own
+            Rule(network=ipaddress.ip_network(address), ports=(port, port))
+            for address, port in own
+            if address not in _EVERYWHERE
         )
+        self._everywhere = frozenset(port for address, port in own if address in _EVERYWHERE)
+        self._local = local
 
     def judge(self, scheme: str, host: str, address: str | Address, port: int) -> None:
         """Let a target pass.
@@ -213,7 +225,10 @@ class Policy:
         target = (scheme, host, address, port)
         if any(rule.covers(*target) for rule in self._deny):
             return False
-        for block in self._builtin:
+        blocks = self._builtin
+        if port in self._everywhere and self._local(address):
+            blocks += (Rule(network=ipaddress.ip_network(address), ports=(port, port)),)
+        for block in blocks:
             if block.covers(*target) and not any(
                 rule.covers(*target) and rule.within(block) for rule in self._listed
             ):

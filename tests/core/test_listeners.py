@@ -9,15 +9,28 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.core.listeners import Listener
+from gateway.core.listeners import Listener, is_local
 from tests.support import ReactorTestCase
+
+
+class LocalTests(SynchronousTestCase):
+    """:func:`is_local`."""
+
+    def test_addresses(self) -> None:
+        """All of loopback is this machine's, and what is for documentation is nobody's."""
+        for text in ("127.0.0.1", "127.9.8.7"):
+            self.assertTrue(is_local(ip_address(text)), text)
+        for text in ("192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"):
+            self.assertFalse(is_local(ip_address(text)), text)
 
 
 class ListenerTests(ReactorTestCase):

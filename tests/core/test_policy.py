@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -163,6 +164,20 @@ class Judge(SynchronousTestCase):
         self.assertTrue(self.allowed(policy, "192.0.2.1", 54324))
         policy = Policy([parse_rule("*://192.0.2.1:54323")], own=own)
         self.assertTrue(self.allowed(policy, "192.0.2.1", 54323))
+
+    def test_own_everywhere(self) -> None:
+        """What listens on all addresses is out of reach by each one that this machine has, and no other's."""
+        mine = {ip_address(it) for it in ("10.9.0.1", "127.0.0.5", "2001:db8::1")}
+        own = [("0.0.0.0", 3128), ("::", 3129)]
+        rules = [ANY, parse_rule("*://127.0.0.0/8:*")]
+        policy = Policy(rules, own=own, local=mine.__contains__)
+        for address in (*map(str, mine), "::ffff:10.9.0.1", "64:ff9b::a09:1"):
+            self.assertFalse(self.allowed(policy, address, 3128), address)
+            self.assertFalse(self.allowed(policy, address, 3129), address)
+            self.assertTrue(self.allowed(policy, address, 3130), address)
+        self.assertTrue(self.allowed(policy, "10.9.0.2", 3128))
+        policy = Policy([parse_rule("*://10.9.0.1:3128")], own=own, local=mine.__contains__)
+        self.assertTrue(self.allowed(policy, "10.9.0.1", 3128), "unless a rule names address and port")
 
     def test_zone(self) -> None:
         """An address with a zone, or one that is none, is refused."""

@@ -97,6 +97,28 @@ class OwnPortTests(_Case):
                 self.assertEqual(self.status(f"{host}:{port}", basic(ticket)), 403, (host, port))
 
 
+class EverywhereTests(_Case):
+    """C1: own listeners that are reached by any address of this machine."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        port = free_port()
+        cls.more = {"listen": f"tcp:{port}"}
+        cls.everywhere = port
+        super().setUpClass()
+        cls.plain = port
+
+    everywhere: ClassVar[int]
+
+    def test_own(self) -> None:
+        """An allowed network is no way back to ourselves, whichever address of it is named."""
+        for host in (HOST, "127.0.0.5", "[::ffff:127.0.0.5]", "localhost"):
+            ticket = self.grant(f"tcp://{host}:{self.everywhere}")
+            self.assertEqual(self.status(f"{host}:{self.everywhere}", basic(ticket)), 403, host)
+        server = self.server(address="127.0.0.5")
+        self.assertEqual(self.status(self.at(server), basic(self.grant(f"tcp://{self.at(server)}"))), 200)
+
+
 class NameTests(_Case):
     """C2: tricks with names."""
 
