@@ -209,27 +209,36 @@ class Console(Command):
             "how long the link and its consoles are good for [default: 1h]",
             whole_seconds,
         ),
-        param("principal", "P", None, "who it is given to, for the audit trail"),
+        param("principal", "P", None, "who it is given to; consoles that ask for a name are told this one"),
         param("secret-file", "S", None, "holds the console's password, - is standard input", files=True),
     ]
     optFlags: ClassVar[list[Row]] = [
         ["view", "v", "to look only: nothing can be typed"],
         ["one-time", "1", "it opens one console, once"],
         ["shared", None, "all who look at this VNC console share one connection to it"],
+        ["takeover", None, "control it even if somebody else who looks at it does"],
         ["record", None, "keep what this VNC or serial console shows"],
     ]
 
     def parseArgs(self, *given: str) -> None:
         if len(given) != 1 or not _URL.match(given[0]):
             raise UsageError("say where the console is: one URL such as vnc://host:5901")
+        if self["view"] and self["takeover"]:
+            raise UsageError("who may only look cannot take over")
         self.url = given[0]
+
+    @property
+    def _ops(self) -> list[str]:
+        if self["view"]:
+            return ["view"]
+        return ["view", "control", "takeover"] if self["takeover"] else ["view", "control"]
 
     async def run(self, shell: Shell) -> None:
         ticket: dict[str, Any] = {
             "uuid": new_id(),
             "kind": str(Kind.CONSOLE),
             "url": self.url,
-            "ops": ["view"] if self["view"] else ["view", "control"],
+            "ops": self._ops,
             "timeout": self["timeout"] or _TIMEOUT,
         }
         ticket |= {name: True for name in ("shared", "record") if self[name]}

@@ -113,9 +113,11 @@ class Links(ControlTestCase):
         self.assertEqual((ticket["ops"], ticket["uses"], ticket["secret"]), (["view"], 1, "s3cret"))
         self.assertEqual((ticket["shared"], ticket["record"], ticket["principal"]), (True, True, "bob"))
         self.assertNotIn("s3cret", ran.out)
-        for wrong in ((), ("no-url",), ("vnc://a:1", "vnc://b:2")):
+        await self.run_it("link", "console", "vnc://h:1", "--takeover")
+        self.assertEqual(self.tickets[2]["ops"], ["view", "control", "takeover"])
+        for wrong in ((), ("no-url",), ("vnc://a:1", "vnc://b:2"), ("vnc://a:1", "--view", "--takeover")):
             self.assertNotEqual((await self.run_it("link", "console", *wrong)).code, 0)
-        self.assertEqual(len(self.tickets), 2)
+        self.assertEqual(len(self.tickets), 3)
 
     @asynchronous
     async def test_no_console_page(self) -> None:
