@@ -1,8 +1,8 @@
 """``bench/run``: the gateway and the programs people would run instead, one after the other, again and again.
 
 CPU seconds are user and system time of the relaying process and its children, from the kernel's
-accounts. Figures are medians with the least and the most; ratios are of medians, and above 1 where
-the gateway is better.
+accounts. Figures are medians with the least and the most, and so are ratios, which are those of single
+runs, and above 1 where the gateway is better.
 """
 
 from __future__ import annotations

@@ -103,7 +103,10 @@ class Case:
         return Spread.of(values) if values else None
 
     def ratio(self, peer: str, metric: Metric | None = None) -> Spread | None:
-        """The ratio of the medians, by default of the first metric; least and most are of single runs."""
+        """Of single runs, by default of the first metric: what was measured at the same time is compared.
+
+        When a run of one of them is missing, nobody knows which, and the ratio is that of the medians.
+        """
         judged = metric or self.metrics[0]
         ours = self.samples.get(GATEWAY, {}).get(judged.key)
         theirs = self.samples.get(peer, {}).get(judged.key)
@@ -113,6 +116,8 @@ class Case:
         if min(lower) <= 0:
             return None
         single = [top / bottom for top, bottom in zip(upper, lower, strict=False)]
+        if len(upper) == len(lower):
+            return Spread.of(single)
         return Spread(statistics.median(upper) / statistics.median(lower), min(single), max(single))
 
     @property

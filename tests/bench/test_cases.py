@@ -46,10 +46,19 @@ def case(metric: Metric = CPU, *targets: Target, **samples: list[float]) -> Case
 
 class RatioTests(SynchronousTestCase):
     def test_less_is_better(self) -> None:
-        """A gateway that uses half of what the peer uses is twice as good; the spread is that of runs."""
+        """A gateway that uses half of what the peer uses is twice as good; each run has its own ratio."""
         found = case(gateway=[1.0, 2.0, 1.0], nginx=[2.0, 2.0, 3.0]).ratio("nginx")
         assert found is not None
         self.assertEqual((found.median, found.least, found.most), (2.0, 1.0, 3.0))
+
+    def test_pairs(self) -> None:
+        """That the machine was slow in one run changes no ratio."""
+        found = case(RATE, gateway=[20.0, 2.0, 21.0], nginx=[10.0, 1.0, 1.05]).ratio("nginx")
+        assert found is not None
+        self.assertEqual((found.median, found.least), (2.0, 2.0))
+        short = case(RATE, gateway=[20.0, 2.0, 21.0], nginx=[1.0, 4.0]).ratio("nginx")
+        assert short is not None
+        self.assertEqual(short.median, 8.0)
 
     def test_more_is_better(self) -> None:
         """A gateway that moves twice as much is twice as good."""
