@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -67,8 +66,8 @@ class UpstreamSuiteTests(SynchronousTestCase):
         need("qemu-nbd", "apt install qemu-utils")
         cls.home = short_directory()
         cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        with tarfile.open(_sources()) as archive:
-            archive.extractall(cls.home, filter="data")
+        # Python's own way to do that safely came with 3.11.4.
+        run([need("tar", "apt install tar"), "-xf", str(_sources()), "-C", str(cls.home), "--no-same-owner"])
         sources = cls.home / f"ovirt_imageio-{_RELEASE}"
         cls.suite = cls.home / "suite"
         shutil.copytree(sources / "test", cls.suite / "test")
