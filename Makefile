@@ -14,7 +14,7 @@ BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards
 SHOWN := $(addprefix tests/functional/test_real_,browser.py canary.py client.py console_peers.py \
     console_threats.py consoles.py page_tools.py pages.py recording.py replay.py rfb.py rpc_pages.py viewer.py)
 VIRT := $(addprefix tests/functional/test_real_,connect.py events.py libvirt_wire.py planes.py rpc.py rpc_access.py rpc_kills.py \
-    rpc_shell.py rpc_threats.py stock_clients.py targets.py transports.py virsh.py virsh_logins.py virsh_reads.py virsh_rights.py)
+    rpc_shell.py rpc_threats.py sasl.py stock_clients.py targets.py transports.py virsh.py virsh_logins.py virsh_reads.py virsh_rights.py)
 ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py endurance.py load.py shared.py virsh_ends.py)
 PREFIX ?= /usr/local
 DESTDIR ?=

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from math import inf
 from typing import Any
 
@@ -26,6 +26,7 @@ from gateway.rpc.answer import Answer, Reply, packed
 from gateway.rpc.inbox import Inbox
 from gateway.rpc.outbox import Outbox
 from gateway.rpc.stream import Stream
+from gateway.rpc.upstream_login import Call, log_in
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import (
     DESCRIPTORS,
@@ -57,14 +58,11 @@ _MOST = LARGEST - len(Message(0, 0, 0, 0, 0, 0).pack())
 _PONG = Message(KEEPALIVE, 1, PONG, Type.EVENT, 0, Status.OK).pack()
 _PING = Message(KEEPALIVE, 1, PING, Type.EVENT, 0, Status.OK).pack()
 
-_AUTH_LIST = procedure("AUTH_LIST")
-_AUTH_POLKIT = procedure("AUTH_POLKIT")
 _FEATURE = procedure("CONNECT_SUPPORTS_FEATURE")
 _OPEN = procedure("CONNECT_OPEN")
 _WATCH_CLOSE = procedure("CONNECT_REGISTER_CLOSE_CALLBACK")
 _CLOSED = procedure("CONNECT_EVENT_CONNECTION_CLOSED")
 _KEEPALIVE_FEATURE, _CLOSE_FEATURE = 10, 15
-_NO_LOGIN, _POLKIT = 0, 2
 # The numbers alone: to look a member up takes longer than to compare.
 _REPLIES = (int(Type.REPLY), int(Type.REPLY_WITH_FDS))
 _OF_STREAMS = (int(Type.STREAM), int(Type.HOLE))
@@ -99,6 +97,7 @@ class LibvirtConnection(Protocol):
     :param tls: the transport encrypts: the server confirms our certificate first, and messages go one by one.
     :ivar event: told each event: its procedure, and its values.
     :ivar lost: told once, with a word, when the connection is gone.
+    :ivar login: makes the first calls.
     :ivar alive: calls can be made.
     """
 
@@ -107,6 +106,7 @@ class LibvirtConnection(Protocol):
     def __init__(self, clock: IReactorTime, *, tls: bool = False) -> None:
         self.event: Callable[[Procedure, dict[str, Any]], object] = _ignore
         self.lost: Callable[[str], object] = _ignore
+        self.login: Callable[[Call], Awaitable[None]] = log_in
         self.alive = False
         self._clock = clock
         self._tls = tls
@@ -144,11 +144,7 @@ class LibvirtConnection(Protocol):
                 raise _unconfirmed()
             self._confirmation = Deferred()
             await self._confirmation
-        types = (await self.call(_AUTH_LIST))["types"]
-        if _NO_LOGIN not in types:
-            if _POLKIT not in types:
-                raise errors.UpstreamFailed("The hypervisor wants another authentication", reason="auth")
-            await self.call(_AUTH_POLKIT)
+        await self.login(self.call)
         if keepalive and (await self.call(_FEATURE, {"feature": _KEEPALIVE_FEATURE}))["supported"]:
             self._beat.start(INTERVAL, now=False)
         await self.call(_OPEN, {"name": name or None, "flags": int(readonly)})

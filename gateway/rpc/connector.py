@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from math import inf
 
 from twisted.internet import defer
@@ -13,6 +15,7 @@ from twisted.logger import Logger
 from gateway import errors
 from gateway.rpc.breaker import Breaker
 from gateway.rpc.connection import LibvirtConnection
+from gateway.rpc.upstream_login import log_in
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import procedure
 from gateway.wire.libvirt_url import LibvirtUrl
@@ -26,15 +29,22 @@ _VERSION = procedure("CONNECT_GET_LIB_VERSION")
 
 
 def dialing(
-    connect: Callable[..., Awaitable[object]], url: LibvirtUrl, clock: IReactorTime
+    connect: Callable[..., Awaitable[object]],
+    url: LibvirtUrl,
+    clock: IReactorTime,
+    environment: Mapping[str, str] | None = None,
 ) -> Callable[[bool], Awaitable[LibvirtConnection]]:
     """How connections to *url* are made.
 
     :param connect: attaches a protocol, such as ``Transports.connect``.
+    :param environment: ours by default; tells where credentials are.
     """
 
     async def dial(readonly: bool) -> LibvirtConnection:
         connection = LibvirtConnection(clock, tls=url.transport == "tls")
+        connection.login = partial(
+            log_in, url=url, environment=os.environ if environment is None else environment
+        )
         await connect(url, connection, readonly=readonly)
         return connection
 

@@ -125,6 +125,7 @@ class Libvirtd(Peer):
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.home / "xdg"),
             "XDG_RUNTIME_DIR": str(self._runtime),
+            "SASL_CONF_PATH": str(self.home),
         }
         self.spawn([*_unprivileged(), *command], self._is_ready, environment)
 
