@@ -46,7 +46,7 @@ def _read(path: Path, host: str) -> Credentials | None:
         parser.read_string(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, Error):
         # What is in it is nobody's business.
-        raise ConfigError(f"{path}: it cannot be read as a file of credentials") from None
+        raise ConfigError([f"{path}: it cannot be read as a file of credentials"]) from None
     for section in (f"auth-libvirt-{host}", "auth-libvirt-default"):
         if parser.has_section(section):
             kept = f"credentials-{parser.get(section, 'credentials', fallback='')}"
@@ -54,6 +54,6 @@ def _read(path: Path, host: str) -> Credentials | None:
             user = user or (parser.get(kept, "username", fallback="") if parser.has_section(kept) else "")
             password = parser.get(kept, "password", fallback="") if parser.has_section(kept) else ""
             if not user or not password:
-                raise ConfigError(f"{path}: [{section}] leads to no authname and password")
+                raise ConfigError([f"{path}: [{section}] leads to no authname and password"])
             return Credentials(user, password)
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from attrs import frozen
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 
 from gateway.core.tls_client import Terms, careless_creator, strict_creator
+from gateway.rpc.tls_sanity import check_own
 from gateway.wire.gnutls_priority import parse_priority
 from gateway.wire.libvirt_url import LibvirtUrl
 
@@ -51,16 +53,20 @@ def find_files(url: LibvirtUrl, *, uid: int, environment: Mapping[str, str]) -> 
 
 
 def make_creator(
-    url: LibvirtUrl, *, uid: int, environment: Mapping[str, str]
+    url: LibvirtUrl, *, uid: int, environment: Mapping[str, str], moment: datetime
 ) -> IOpenSSLClientConnectionCreator:
     """What makes the TLS connections of *url*.
 
+    :param moment: now, which our certificate has to be good for.
     :raises gateway.errors.ConfigError: a file is missing or no good.
     :raises gateway.errors.UpstreamFailed: the host is nothing a certificate can hold.
     """
     files = find_files(url, uid=uid, environment=environment)
     priority = parse_priority(url.tls_priority)
     terms = Terms(priority.versions[0], priority.versions[-1], priority.strong)
+    # Who takes any certificate may have no file of a CA.
+    if not url.no_sanity and (not url.no_verify or files.ca.exists()):
+        check_own(files.ca, files.certificate, moment)
     if url.no_verify:
         return careless_creator(
             url.server, client_certificate=files.certificate, client_key=files.key, terms=terms

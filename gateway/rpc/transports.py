@@ -11,7 +11,8 @@ ext        a child process that gets no arguments (:mod:`gateway.rpc.helper_proc
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 
 from gateway.core.address_check import holds_address
 from gateway.core.dial import Dialer
-from gateway.errors import ConfigError, UpstreamFailed
+from gateway.errors import ConfigError, UpstreamFailed, UpstreamTimeout
 from gateway.rpc.helper_process import environment_of, start_helper
 from gateway.rpc.local_socket import socket_path
 from gateway.rpc.ssh import ssh_command
@@ -85,7 +86,8 @@ class Transports:
             # ssh might find another address under the name than the one that was judged.
             addresses = await self._dialer.judged(SCHEME, url.server, url.server_port)
             self._warn_careless(url)
-            self._start(ssh_command(url, readonly=readonly, uid=self._uid, address=addresses[0]), protocol)
+            address = addresses[0] if len(addresses) == 1 else await self._reachable(url, addresses)
+            self._start(ssh_command(url, readonly=readonly, uid=self._uid, address=address), protocol)
         else:
             self._start([url.command], protocol)
 
@@ -98,6 +100,21 @@ class Transports:
             patience=self._patience,
         )
 
+    async def _reachable(self, url: LibvirtUrl, addresses: Sequence[str]) -> str:
+        """The one of *addresses* where somebody answers: ssh tries no more than the one it gets.
+
+        It is the first if nobody does, for ssh may know a way around.
+        """
+        probe = _StandIn()
+        try:
+            await self._dialer.connect(SCHEME, url.server, url.server_port, _Given(probe))
+        except (UpstreamFailed, UpstreamTimeout):
+            return addresses[0]
+        transport: Any = probe.transport
+        found: str = transport.getPeer().host
+        transport.abortConnection()
+        return found if found in addresses else addresses[0]
+
     def _warn_careless(self, url: LibvirtUrl) -> None:
         if url.no_verify:
             self.log.warn(
@@ -108,7 +125,8 @@ class Transports:
     async def _connect_tls(self, url: LibvirtUrl, protocol: IProtocol) -> None:
         self._warn_careless(url)
         try:
-            creator = make_creator(url, uid=self._uid, environment=self._environment)
+            now = datetime.fromtimestamp(self._reactor.seconds(), UTC)
+            creator = make_creator(url, uid=self._uid, environment=self._environment, moment=now)
         except ConfigError as failure:
             self.log.error("no TLS to {host}: {problem}", host=url.server, problem=str(failure))
             raise UpstreamFailed(

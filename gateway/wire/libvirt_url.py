@@ -65,7 +65,7 @@ class LibvirtUrl:
     :ivar fragment: travels with :attr:`name`.
     :ivar open_name: the variable ``name``.
     :ivar no_verify: tls: take any certificate; ssh: take unknown host keys.
-    :ivar no_sanity: read for the sake of who wrote it; we leave the check of our own files to the handshake.
+    :ivar no_sanity: tls: do not look whether our own certificate can be any good.
     :ivar verify_address: tls: the peer's address must stand in its certificate; ours alone, never sent.
     :ivar unknown: variables that nobody knows, in order: they are ignored and do not travel.
     :ivar warnings: a sentence for each thing that has no effect.

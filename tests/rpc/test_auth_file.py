@@ -55,6 +55,7 @@ class AuthFileTests(SynchronousTestCase):
         for host, text in (("half", FILE), ("none", FILE), ("h1", "password=secret"), ("h1", "[x\nsecret")):
             error = self.assertRaises(ConfigError, self.found, host, text)
             self.assertNotIn("secret", str(error))
+            self.assertEqual(len(error.problems), 1)
         url = parse_url("qemu+tls://h1/system?authfile=/nonexistent/auth.conf")
         self.assertRaises(ConfigError, find_credentials, url, {})
 

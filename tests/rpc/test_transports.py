@@ -272,6 +272,35 @@ class PolicyTest(TransportsCase):
 
         return Deferred.fromCoroutine(run())
 
+    def test_several_addresses(self) -> Deferred[None]:
+        """ssh is told the address of several where somebody answers, and the first when nobody does."""
+
+        async def told(port: int) -> str:
+            program = self.directory / "ssh"
+            program.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexec cat\n')
+            program.chmod(0o755)
+            client, answers = Greeter(), ["127.0.0.9", "127.0.0.1"]
+            url = parse_url(f"test+ssh://{NAME}:{port}/default?command={program}")
+            await self.transports(answers, answers).connect(url, client)
+            while b"hello" not in client.heard:
+                await deferLater(self.reactor, 0.01)
+            transport: Any = client.transport
+            transport.loseConnection()
+            await client.lost
+            while any("_Helper" in repr(it.func) for it in self.reactor.getDelayedCalls()):
+                await deferLater(self.reactor, 0.01)
+            return next(it for it in client.heard.decode().split("|") if it.startswith("HostName="))
+
+        async def run() -> None:
+            self.assertEqual(await told(self.listen()), "HostName=127.0.0.1")
+            port = self.reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+            number = port.getHost().port
+            await port.stopListening()
+            self.assertEqual(await told(number), "HostName=127.0.0.9")
+            await deferLater(self.reactor, 0.05)
+
+        return Deferred.fromCoroutine(run())
+
     def test_pinned(self) -> Deferred[None]:
         """ssh is told the address that was judged, and keeps the name for the key."""
 
