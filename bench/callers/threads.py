@@ -77,7 +77,7 @@ def _upload(connection: Any, volume: Any) -> None:
 def main(path: str, urls: str, ticket: str = "") -> None:
     from twisted.internet import reactor
 
-    reactor.suggestThreadPoolSize(GUESTS)  # type: ignore[attr-defined]
+    reactor.suggestThreadPoolSize(GUESTS)  # type: ignore[attr-defined]  # a module to mypy
     serve(path, Libvirt(urls, ticket).prepare)
 
 

@@ -48,7 +48,7 @@ class Dial(ClientFactory):
         return Target(self.browser)
 
 
-class Browser(WebSocketServerProtocol):  # type: ignore[misc, unused-ignore]
+class Browser(WebSocketServerProtocol):  # type: ignore[misc, unused-ignore]  # untyped base
     transport: Any
     target: Target | None = None
 
@@ -78,7 +78,7 @@ class Browser(WebSocketServerProtocol):  # type: ignore[misc, unused-ignore]
             self.target.transport.loseConnection()
 
 
-class Bridges(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]
+class Bridges(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]  # untyped base
     protocol = Browser
 
     def __init__(self, targets: Mapping[str, int]) -> None:
@@ -91,6 +91,7 @@ def main(port: str, certificate: str, key: str, targets: str) -> None:
     from twisted.internet import reactor
 
     factory, tls = Bridges(json.loads(targets)), DefaultOpenSSLContextFactory(key, certificate)
+    # mypy takes the reactor for a module.
     reactor.listenSSL(int(port), factory, tls, backlog=1024, interface=HOST)  # type: ignore[attr-defined]
     reactor.run()
 

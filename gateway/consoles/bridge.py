@@ -285,6 +285,7 @@ class Bridge:
     def _part(self) -> None:
         """Neither side hears of the other any more."""
         line, self.line.ended = self.line, lambda: None
+        # What else it says is not heard.
         line.dataReceived = line.inbox.take = lambda data: None  # type: ignore[method-assign]
         if self._socket is not None:
             self._socket.unregisterProducer()

@@ -114,7 +114,7 @@ class _Outflow:
 
 
 @implementer(IConsumer, IPushProducer)
-class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignore]
+class ConsoleSocket(WebSocketServerProtocol):  # type: ignore[misc, unused-ignore]  # untyped base
     """A websocket that carries a stream of bytes; this one reads and writes frames as autobahn does.
 
     :param handshake: as judged; its answer is sent as soon as there is a transport.

@@ -121,7 +121,7 @@ class Line(Protocol):
 
     def divert(self, take: Take) -> None:
         """From now on *take* gets what the console says, with no hop in between."""
-        self.dataReceived = take  # type: ignore[method-assign, assignment]
+        self.dataReceived = take  # type: ignore[method-assign, assignment]  # the next state's own
         self.inbox.divert(take)
 
     def part(self, clock: IReactorTime) -> None:

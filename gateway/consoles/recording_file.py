@@ -114,7 +114,7 @@ class RecordingFile:
             with suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._append([self._writer.begin()])
-        except BaseException:
+        except BaseException:  # raised again, cancelled or not
             self.discard()
             raise
 

@@ -275,6 +275,7 @@ class Hub:
             return
         line.transport.unregisterProducer()
         line.ended = lambda: None
+        # What else it says is not heard.
         line.dataReceived = line.inbox.take = lambda data: None  # type: ignore[method-assign]
         if cut:
             line.transport.abortConnection()

@@ -140,7 +140,7 @@ class SpiceBridge(Bridge):
             if link.settled:
                 transport.loseConnection()
 
-        line.dataReceived = line.inbox.take = hear  # type: ignore[method-assign]
+        line.dataReceived = line.inbox.take = hear  # type: ignore[method-assign]  # the channel hears it now
         transport.write(link.farewell())
         transport.resumeProducing()
         return True

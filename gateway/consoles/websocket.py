@@ -103,7 +103,7 @@ def _missing() -> Iterator[str]:
 MISSING = tuple(_missing())
 
 
-class SocketFactory(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]
+class SocketFactory(WebSocketServerFactory):  # type: ignore[misc, unused-ignore]  # untyped base
     """The websockets of a listener.
 
     :cvar protocol: what carries them here.

@@ -122,7 +122,7 @@ class HttpChannel(Protocol):
         early, self._pipelined = self._pipelined, b""
         self._flow()
         # In the place of our own method: no hop for a byte.
-        self.dataReceived = successor.dataReceived  # type: ignore[method-assign]
+        self.dataReceived = successor.dataReceived  # type: ignore[method-assign]  # it speaks from now on
         if IHalfCloseableProtocol.providedBy(successor):
             self.readConnectionLost = successor.readConnectionLost
             self.writeConnectionLost = successor.writeConnectionLost

@@ -73,7 +73,7 @@ class _Reading:
             parser = configparser.RawConfigParser(
                 delimiters=("=",), strict=strict, default_section="", empty_lines_in_values=False
             )
-            parser.optionxform = str  # type: ignore[assignment, method-assign]
+            parser.optionxform = str  # type: ignore[assignment, method-assign]  # documented so
             try:
                 parser.read_string(text)
             except configparser.DuplicateSectionError as error:

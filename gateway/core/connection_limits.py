@@ -288,7 +288,7 @@ class _Counted:
             del protocol.connectionLost
             protocol.connectionLost(reason)
 
-        protocol.connectionLost = connectionLost  # type: ignore[method-assign]
+        protocol.connectionLost = connectionLost  # type: ignore[method-assign]  # counted on the way
         gate = getattr(protocol, "wrappedProtocol", None)
         if isinstance(gate, Gate):
 
@@ -297,5 +297,5 @@ class _Counted:
                 del gate.handshakeCompleted
                 gate.handshakeCompleted()
 
-            gate.handshakeCompleted = handshakeCompleted  # type: ignore[method-assign]
+            gate.handshakeCompleted = handshakeCompleted  # type: ignore[method-assign]  # likewise
         return protocol

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from OpenSSL import SSL, _util  # type: ignore[attr-defined, unused-ignore]
+from OpenSSL import SSL, _util  # type: ignore[attr-defined, unused-ignore]  # private, and checked below
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
@@ -75,6 +75,7 @@ def _missing() -> Iterator[str]:
     if not hasattr(Connection, "_aborting"):
         yield "twisted.internet.tcp.Connection._aborting"
     for name in ("_tempDataBuffer", "dataBuffer", "offset", "_writeDisconnected"):
+        # No reactor is needed to look for a name.
         if not hasattr(FileDescriptor(reactor=object()), name):  # type: ignore[arg-type]
             yield f"twisted.internet.abstract.FileDescriptor.{name}"
 
@@ -99,7 +100,7 @@ class FastTLS(TLSMemoryBIOProtocol):
 
     def makeConnection(self, transport: ITransport) -> None:
         # The size of reads, and how much may be queued before a producer is paused.
-        transport.bufferSize = READ  # type: ignore[attr-defined]
+        transport.bufferSize = READ  # type: ignore[attr-defined]  # Twisted's own name
         self.lowest: Any = transport
         self.direct = isinstance(transport, FileDescriptor) and hasattr(transport, "socket")
         # As the original does, without a dozen claims to be this and that which the last line replaces.

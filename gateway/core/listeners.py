@@ -66,7 +66,7 @@ class Listener(Service):
 
     def _listening(self, port: IListeningPort) -> IListeningPort:
         self.port = port
-        handle: socket.socket = port.socket  # type: ignore[attr-defined]
+        handle: socket.socket = port.socket  # type: ignore[attr-defined]  # every port of a socket has one
         if handle.family != socket.AF_UNIX:
             # Every connection has it from here. With a delay the last piece of an answer would wait
             # up to 40 ms for the peer to acknowledge the piece before it.

@@ -171,10 +171,10 @@ class _Shown:
         return _formatted(name, getattr(self._value, name))
 
     def __getitem__(self, key: Any) -> object:
-        return _formatted(str(key), self._value[key])  # type: ignore[index]
+        return _formatted(str(key), self._value[key])  # type: ignore[index]  # only for mappings
 
     def __call__(self) -> object:
-        return _formatted("", self._value())  # type: ignore[operator]
+        return _formatted("", self._value())  # type: ignore[operator]  # only for callables
 
 
 def _formatted(name: str, value: object) -> object:

@@ -82,6 +82,7 @@ def basic_context(
     context.set_options(SSL.OP_NO_COMPRESSION)
     # A connection on which nothing happens keeps no buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    # Older stubs of pyOpenSSL lack it.
     context.set_options(SSL.OP_NO_RENEGOTIATION)  # type: ignore[attr-defined, unused-ignore]
     return context
 
@@ -147,7 +148,7 @@ class Gate(Protocol):
     def _abort(self, result: str) -> None:
         self._result = result
         if self.transport is not None:
-            self.transport.abortConnection()  # type: ignore[attr-defined]
+            self.transport.abortConnection()  # type: ignore[attr-defined]  # no ITransport has it
 
     def _finish(self, result: str) -> None:
         deadline, self._deadline = self._deadline, None
@@ -165,9 +166,9 @@ class Gate(Protocol):
         self._result = "refused"
         protocol = self._factory.buildProtocol(self._address)
         if protocol is None:
-            transport.abortConnection()  # type: ignore[attr-defined]
+            transport.abortConnection()  # type: ignore[attr-defined]  # likewise
             return
-        transport.wrappedProtocol = protocol  # type: ignore[attr-defined]
+        transport.wrappedProtocol = protocol  # type: ignore[attr-defined]  # of Twisted's TLS
         self.transport = None
         protocol.makeConnection(transport)
         if IHandshakeListener.providedBy(protocol):

@@ -192,6 +192,7 @@ def _read_crl(
     except ValueError as error:
         raise ConfigError([f"{path}: no revocation list in PEM form"]) from error
     keys = [authority.public_key() for authority in authorities if authority.subject == crl.issuer]
+    # Each is of a kind that signs.
     if not any(crl.is_signature_valid(key) for key in keys):  # type: ignore[arg-type]
         raise ConfigError([f"{path}: not a revocation list of the clients' CA"])
     if crl.next_update_utc is None or not crl.last_update_utc <= moment < crl.next_update_utc:

@@ -97,6 +97,7 @@ class GatewaySite(Site):
     def stopFactory(self) -> None:
         """See :meth:`startFactory`."""
 
+    # twisted.web declares its own channel as what comes out.
     def buildProtocol(self, addr: IAddress) -> HttpChannel:  # type: ignore[override]
         peer = addr.host if isinstance(addr, IPv4Address | IPv6Address) else "local"
         channel = HttpChannel(self, peer)
@@ -167,10 +168,10 @@ class _PageChannel:
         return self._exchange.secure
 
     def getPeer(self) -> IAddress:
-        return self.transport.getPeer()  # type: ignore[no-any-return]
+        return self.transport.getPeer()  # type: ignore[no-any-return]  # untyped
 
     def getHost(self) -> IAddress:
-        return self.transport.getHost()  # type: ignore[no-any-return]
+        return self.transport.getHost()  # type: ignore[no-any-return]  # untyped
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         fields = [

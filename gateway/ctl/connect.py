@@ -52,7 +52,7 @@ def complain(problem: str) -> None:
 
 
 @implementer(IPushProducer)
-class _Socket(WebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
+class _Socket(WebSocketClientProtocol):  # type: ignore[misc, unused-ignore]  # untyped base
     """The websocket: what it gets goes to standard output, and the other way round.
 
     :param over: fires with the exit code when all is said and done.
@@ -189,7 +189,7 @@ class _Local(Protocol):
         """The gateway has gone, which is told in another way."""
 
 
-class _Factory(WebSocketClientFactory):  # type: ignore[misc, unused-ignore]
+class _Factory(WebSocketClientFactory):  # type: ignore[misc, unused-ignore]  # untyped base
     """Makes the one websocket."""
 
     noisy = False

@@ -91,7 +91,7 @@ async def fetch(shell: Shell, ca: Path, url: str, path: str) -> None:
             await _watched(shell, total, lambda: moved, _body(response, take))
         if is_file:
             os.replace(part, path)
-    except BaseException:
+    except BaseException:  # raised again, Ctrl-C too
         if is_file:
             os.unlink(part)
         raise
@@ -156,6 +156,7 @@ async def _watched(shell: Shell, total: int, moved: Callable[[], int], work: Any
 
 def _body(response: Any, take: Callable[[bytes], object]) -> Deferred[None]:
     """Give the body to *take*, piece by piece."""
+    # It is connected.
     over: Deferred[None] = Deferred(lambda _: body.transport.loseConnection())  # type: ignore[union-attr]
     body = _Body(take, over)
     response.deliverBody(body)
@@ -170,6 +171,7 @@ class _Body(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._take(data)
 
+    # The default is Twisted's own.
     def connectionLost(self, reason: Failure = Failure(ConnectionClosed())) -> None:  # noqa: B008
         if self._over.called:
             return

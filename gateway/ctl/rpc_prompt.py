@@ -106,9 +106,10 @@ class Typed(ProcessProtocol):
 
     def _end(self) -> None:
         with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("TERM")  # type: ignore[union-attr]
+            self.transport.signalProcess("TERM")  # type: ignore[union-attr]  # it runs
 
     def _order(self, order: Mapping[str, object]) -> None:
+        # The child runs.
         self.transport.writeToChild(3, json.dumps(order).encode("ascii") + b"\n")  # type: ignore[union-attr]
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:

@@ -182,7 +182,7 @@ class BoundedAMP(Protocol):
         self._word = self._word or word
         self._over = True
         if self.transport is not None:
-            self.transport.abortConnection()  # type: ignore[attr-defined]
+            self.transport.abortConnection()  # type: ignore[attr-defined]  # no ITransport has it
 
     def _shut(self, word: str) -> None:
         """Send what waits, and hang up; what still arrives is thrown away."""
@@ -190,7 +190,7 @@ class BoundedAMP(Protocol):
         self._over = True
         if self._paused and self.transport is not None:
             self._paused = False
-            self.transport.resumeProducing()  # type: ignore[attr-defined]
+            self.transport.resumeProducing()  # type: ignore[attr-defined]  # likewise
         self._set_timer("farewell", FAREWELL, self._hang_up)
         if self._outlet is not None:
             self._outlet.end()

@@ -74,7 +74,7 @@ async def _open(
         # Whether it can be opened matters to whoever may not know where it is, too.
         asked = site.target.call("CONNECT_GET_URI", principal=caller.principal, readonly=handle.readonly)
         found = (await asked)["uri"]
-    except BaseException:
+    except BaseException:  # raised again, cancelled or not
         await desk.handles.close(handle)
         raise
     site.hub.start()

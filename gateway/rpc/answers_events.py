@@ -159,7 +159,7 @@ async def _subscribe(
     )
     try:
         stored = await seat.desk.handles.subscribe(opened.handle, kinds, uuid, subscription.position)
-    except BaseException:
+    except BaseException:  # raised again, cancelled or not
         subscription.close()
         raise
     sub = stored.sub

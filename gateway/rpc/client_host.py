@@ -81,7 +81,7 @@ class Host:
         *,
         name: str | None = None,
         uuid: str | None = None,
-        id: int | None = None,  # noqa: A002
+        id: int | None = None,  # noqa: A002  # its name
     ) -> Domain:
         """The domain with exactly one of these."""
         return Domain(self._link, **await self._ask(commands.Lookup, name=name, uuid=uuid, id=id))

@@ -220,7 +220,7 @@ class Link:
     @staticmethod
     def _cut(side: Side) -> None:
         if side.transport is not None:
-            side.transport.abortConnection()  # type: ignore[attr-defined]
+            side.transport.abortConnection()  # type: ignore[attr-defined]  # no ITransport has it
 
     def _take(self, side: Side) -> None:
         if side.transport is None:

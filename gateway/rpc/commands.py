@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from gateway.rpc.command import Command
 
 # One name for all of them: where they stand is nobody's business.
-from gateway.rpc.commands_base import *  # noqa: F403
+from gateway.rpc.commands_base import *  # noqa: F403  # one name for all
 from gateway.rpc.commands_base import Login, Version
-from gateway.rpc.commands_control import *  # noqa: F403
-from gateway.rpc.commands_domains import *  # noqa: F403
-from gateway.rpc.commands_objects import *  # noqa: F403
+from gateway.rpc.commands_control import *  # noqa: F403  # likewise
+from gateway.rpc.commands_domains import *  # noqa: F403  # likewise
+from gateway.rpc.commands_objects import *  # noqa: F403  # likewise
 
 #: What may be asked before the login.
 STRANGERS: frozenset[type[Command]] = frozenset({Login, Version})

@@ -263,7 +263,7 @@ class Desk:
         except errors.GatewayError as error:
             end = error.reason
             raise
-        except BaseException:
+        except BaseException:  # raised again: cancelled, or a bug
             end = "cancelled"
             raise
         finally:

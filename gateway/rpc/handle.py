@@ -117,6 +117,7 @@ def save(
 
 def load(database: sqlite3.Connection) -> Sequence[Handle]:
     """All handles, the oldest first; a row that makes no sense is left out."""
+    # The columns are ours.
     rows = database.execute(f"SELECT {_COLUMNS} FROM handle ORDER BY opened").fetchall()  # noqa: S608
     found = list(_handles(rows))
     if len(found) < len(rows):

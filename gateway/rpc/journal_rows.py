@@ -207,6 +207,7 @@ def claim(entry: Entry, outcome: str | None, now: float, share: int, database: s
     same = "target = ? AND procedure = ? AND subject = ? AND NOT (principal = ? AND request = ?)"
     bound = (entry.target, entry.procedure, entry.subject, entry.principal, entry.request_id)
     (contested,) = database.execute(
+        # All of it is ours.
         f"SELECT EXISTS (SELECT 1 FROM journal WHERE state = 'begun' AND at > ? AND {same})"  # noqa: S608
         f" OR EXISTS (SELECT 1 FROM journal WHERE state = 'done' AND at > ? AND {same}"  # all of it is ours
         " AND (outcome IS NULL OR outcome = ?))",

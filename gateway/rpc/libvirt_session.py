@@ -228,7 +228,7 @@ class LibvirtSession:
             if scope is not None and scope.restricted:
                 await site.hub.settled(tagged=scope.tagged)
             upstream = await site.target.connection(readonly=self._readonly)
-        except BaseException:
+        except BaseException:  # raised again, cancelled or not
             self.site = None
             raise
         if self._gone:

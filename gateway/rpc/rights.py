@@ -86,7 +86,7 @@ class Scope:
         self,
         rights: Rights | None,
         readonly: bool = False,
-        guard: Guard | None = Guard(),  # noqa: B008
+        guard: Guard | None = Guard(),  # noqa: B008  # it never changes
     ) -> None:
         rights = rights or Rights((), ())
         self._readonly = readonly

@@ -222,7 +222,7 @@ def _connect(path: Path, pages: int) -> sqlite3.Connection:
     database.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
         _prepare(database, pages)
-    except BaseException as error:
+    except BaseException as error:  # raised again, or as what it means
         database.close()
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # SQLite's message repeats what is damaged, and that may be no text.

@@ -147,7 +147,7 @@ class Transports:
         try:
             certificate = transport.getPeerCertificate().to_cryptography()
             good = await holds_address(certificate, address, self._dialer.resolve)
-        except BaseException:
+        except BaseException:  # raised again, cancelled or not
             transport.abortConnection()
             raise
         if not good or stand_in.lost:
@@ -181,7 +181,7 @@ class _StandIn(Protocol):
         self._early = b""
 
     def connectionMade(self) -> None:
-        self.transport.pauseProducing()  # type: ignore[union-attr]
+        self.transport.pauseProducing()  # type: ignore[union-attr]  # it is connected
 
     def dataReceived(self, data: bytes) -> None:
         self._early += data

@@ -370,7 +370,7 @@ class Struct:
         for index, load in self.loads:
             values[index] = load(values[index])
         # They are as many, and to ask zip() for it takes longer than all of its work.
-        return dict(zip(self.names, values)), at  # noqa: B905
+        return dict(zip(self.names, values)), at  # noqa: B905  # as many, by construction
 
     def pack(self, value: Mapping[str, Any]) -> bytes:
         """*value* as the whole of a message's payload.
