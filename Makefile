@@ -9,17 +9,18 @@ WARNINGS := PYTHONWARNINGS="error,ignore:Passing pyOpenSSL:DeprecationWarning"
 # Everything is proven on the fast path by pytest, and on the public path of Twisted and pyOpenSSL by trial, where
 # what moves bytes with real peers is run once more by pytest.
 BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py tunnel.py tunnel_threats.py)
-# Browsers, virtual machines and libvirtd wait more than they work: they run beside all the rest. What measures
-# time or memory has the machine for itself.
+# Browsers, virtual machines and libvirtd wait more than they work: they run beside all the rest, as does what lasts
+# minutes and looks at what is left of it. What measures time has the machine for itself.
 SHOWN := $(addprefix tests/functional/test_real_,browser.py canary.py client.py console_peers.py \
     console_threats.py consoles.py page_tools.py pages.py recording.py replay.py rfb.py rpc_pages.py viewer.py)
 VIRT := $(addprefix tests/functional/test_real_,connect.py events.py libvirt_wire.py planes.py rpc.py rpc_access.py rpc_kills.py \
     rpc_shell.py rpc_threats.py sasl.py stock_clients.py targets.py transports.py virsh.py virsh_logins.py virsh_reads.py virsh_rights.py)
-ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py endurance.py load.py shared.py virsh_ends.py)
+LASTING := $(addprefix tests/functional/test_real_,endurance.py load.py)
+ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py fairness.py shared.py virsh_ends.py)
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help run check lint types test test-virt test-shown test-rest test-units test-public test-public-peers coverage peers \
+.PHONY: help run check lint types test test-lasting test-virt test-shown test-rest test-units test-public test-public-peers coverage peers \
     conformance bench docs install install-dev dist clean
 
 help:
@@ -70,8 +71,12 @@ types: $(VENV)/.made-test
 
 # Of what runs at once, what waits for nobody gives way to what waits for peers and counts the seconds. The long ones first.
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
-	$(MAKE) --no-print-directory -j3 --output-sync=target test-virt test-shown test-public test-units test-rest test-public-peers
+	$(MAKE) --no-print-directory -j3 --output-sync=target \
+	    test-lasting test-virt test-shown test-units test-public test-rest test-public-peers
 	$(BIN)/python -m pytest $(ALONE)
+
+test-lasting:
+	nice $(BIN)/python -m pytest $(LASTING)
 
 test-virt:
 	$(BIN)/python -m pytest $(wildcard $(VIRT))
@@ -80,7 +85,7 @@ test-shown:
 	$(BIN)/python -m pytest $(SHOWN)
 
 test-rest:
-	$(BIN)/python -m pytest tests/functional $(addprefix --ignore=,$(SHOWN) $(VIRT) $(ALONE))
+	$(BIN)/python -m pytest tests/functional $(addprefix --ignore=,$(SHOWN) $(VIRT) $(LASTING) $(ALONE))
 
 test-units:
 	nice $(BIN)/python -m pytest --ignore=tests/functional
