@@ -10,6 +10,7 @@ from twisted.application.service import MultiService
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 
 from gateway import errors
+from gateway.core import heap
 from gateway.core.config_model import Limits
 from gateway.core.connection_limits import ConnectionLimits
 from gateway.core.exchange import Exchange
@@ -25,6 +26,7 @@ class Guard(MultiService):
     def __init__(self, clock: IReactorTime, limits: Limits, seen: Observation, health: Health) -> None:
         super().__init__()
         _raise_descriptor_limit()
+        heap.keep()
         self._seen = seen
         self._limits = ConnectionLimits(clock, limits, seen.metrics, seen.audit)
         self._penalties = Penalties(
