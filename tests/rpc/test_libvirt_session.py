@@ -18,6 +18,7 @@ from gateway.wire.libvirt_schema import PROCEDURES, PROGRAMS, procedure
 from tests.rpc.fake_libvirt import FakePeer
 from tests.rpc.libvirt_stage import ALICE, BOB, OTHER, TOKEN, Client, LibvirtStage, plain
 from tests.rpc.scopes import ALL, calls, events, found, sample
+from tests.rpc.test_volume_files import disks
 
 LIST = {"need_results": 1, "flags": 0}
 NAME = "test:///default?target=lab"
@@ -507,6 +508,31 @@ class CallTests(LibvirtStage):
             self.assertEqual(error.code, 9)
             self.assertNotIn("bob", f"{error.text}{error.strings}")
             self.assertNotIn(BOB["uuid"], f"{error.text}{error.strings}")
+
+    def test_volume_files(self) -> None:
+        """A disk may be the file of a volume that disks may be, which the hypervisor is asked about."""
+        for old in self.sites.adopt(self.sections(volumes="p/*")):
+            self.successResultOf(Deferred.fromCoroutine(old.stop()))
+        asked: list[str] = []
+
+        def volume(arguments: dict[str, Any]) -> dict[str, Any]:
+            asked.append(arguments["path"])
+            if arguments["path"] != "/p/v":
+                raise LibvirtError(50, 18, "no storage vol")
+            return {"vol": {"pool": "p", "name": "v", "key": "k"}}
+
+        self.daemon.answers |= {
+            "STORAGE_VOL_LOOKUP_BY_PATH": volume,
+            "STORAGE_VOL_GET_PATH": {"name": "/p/v"},
+            "DOMAIN_DEFINE_XML_FLAGS": {"dom": ALICE},
+        }
+        self.grant()
+        client = self.opened()
+        define = "DOMAIN_DEFINE_XML_FLAGS"
+        self.assertEqual(client.call(define, xml=disks("/p/v"), flags=0), {"dom": ALICE})
+        self.daemon.answers["STORAGE_POOL_LOOKUP_BY_TARGET_PATH"] = volume
+        self.assertEqual(client.call(define, xml=disks("/etc/shadow"), flags=0), 88)
+        self.assertEqual(asked[:2], ["/p/v", "/etc/shadow"])
 
     def test_audit(self) -> None:
         """Each call is written down: who, where, what, about whom and how it ended, cancelled included."""
