@@ -56,6 +56,8 @@ class StatusTests(PageCase):
         self.assertRegex(self.cells("tickets")[0][5], "^4:[0-5][0-9]$")
         [certificate, *_] = self.cells("checks")
         self.assertRegex(certificate[1], "^[0-9]+ days left$")
+        checks = {it[0]: it[1] for it in self.cells("checks")}
+        self.assertEqual((checks["listeners"], checks["draining"]), ("good", "no"))
         self.assertNotIn(ticket, self.browser.read("document.documentElement.outerHTML"))
         console.leave()
         wait_for(lambda: not self.cells("sessions"), "no session")

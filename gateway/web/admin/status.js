@@ -8,6 +8,8 @@ const SURE = 4000;
 // Days of a certificate below which somebody should care.
 const SOON = 14;
 const TICKETS = 100;
+// Checks of something that should not be.
+const UNWANTED = new Set(["draining", "overload"]);
 
 const byId = (id) => document.getElementById(id);
 
@@ -145,7 +147,10 @@ function checkRows(status) {
   });
   const checks = Object.entries(status.checks)
     .filter(([name]) => name !== "tls" || certificates.length === 0)
-    .map(([name, it]) => [name, [name.replaceAll("_", " "), [it.ok ? "good" : "bad", it.ok ? "" : "bad"], it.text]]);
+    .map(([name, it]) => {
+      const words = UNWANTED.has(name) ? ["no", "yes"] : ["good", "bad"];
+      return [name, [name.replaceAll("_", " "), it.ok ? words[0] : [words[1], "bad"], it.text]];
+    });
   return [...certificates, ...checks];
 }
 
