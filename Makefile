@@ -11,8 +11,8 @@ WARNINGS := PYTHONWARNINGS="error,ignore:Passing pyOpenSSL:DeprecationWarning"
 BOTH_PATHS := $(addprefix tests/functional/test_real_,relay.py client.py hazards.py suite.py store.py nbd.py tunnel.py tunnel_threats.py)
 # Browsers, virtual machines and libvirtd wait more than they work: they run beside all the rest, as does what lasts
 # minutes and looks at what is left of it. What measures time has the machine for itself.
-SHOWN := $(addprefix tests/functional/test_real_,browser.py canary.py client.py console_peers.py \
-    console_threats.py consoles.py page_tools.py pages.py recording.py replay.py rfb.py rpc_pages.py viewer.py)
+SHOWN := $(addprefix tests/functional/test_real_,browser.py canary.py client.py console_logins.py console_peers.py \
+    console_threats.py consoles.py page_tools.py pages.py recording.py replay.py rfb.py rpc_pages.py status.py viewer.py)
 VIRT := $(addprefix tests/functional/test_real_,connect.py events.py libvirt_wire.py planes.py rpc.py rpc_access.py rpc_kills.py \
     rpc_shell.py rpc_threats.py sasl.py stock_clients.py targets.py transports.py virsh.py virsh_logins.py virsh_reads.py virsh_rights.py)
 LASTING := $(addprefix tests/functional/test_real_,endurance.py load.py)
