@@ -12,12 +12,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.fasttls import BULK
 from gateway.images import direct_io, file_io
 from gateway.images.direct_io import LARGE, PAGE, PIECE
 from gateway.images.open_file import OpenFile
 
-#: Bytes given to the sink at once: what is encrypted and sent while it is in the processor's cache.
-_SLICE = 256 * 1024
+#: Bytes given to the sink at once: enough for a connection to encrypt them onto its socket.
+_SLICE = BULK
 #: Buffers of :data:`PIECE` bytes each: one goes out while the other is filled.
 _BUFFERS = 2
 

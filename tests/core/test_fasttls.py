@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Coroutine
@@ -357,6 +358,88 @@ class FastTests(StockTests):
             with self.assertRaises((SSL.SysCallError, SSL.ZeroReturnError, OSError)):
                 while True:
                     self.assertNotIn(b"as well", await self.receive(1))
+
+        return self.run_it(run())
+
+    def test_bulk(self) -> Deferred[None]:
+        """Large writes come in their place among all others, whether the peer reads or not."""
+
+        async def run() -> None:
+            await self.connected()
+            ours, expected = self.side.transport, b""
+            bulk = os.urandom(3 * fasttls.BULK)
+            for at in range(8):
+                view = memoryview(bulk)[at : at + fasttls.BULK + at * 50_000]
+                ours.write(view)
+                ours.gather(b"gathered")
+                ours.write(view)
+                ours.write(b"little")
+                expected += bytes(view) + b"gathered" + bytes(view) + b"little"
+                if at in (0, 7):
+                    # The first found a free way, and the last had to wait.
+                    self.assertTrue(await self.receive(len(expected)) == expected)
+                    expected = b""
+                await self.send(b"back")
+            while len(self.side.heard) < 8 * 4:
+                await self.turn()
+            self.assertEqual(self.side.heard, b"back" * 8)
+
+        return self.run_it(run())
+
+    def test_bulk_waits(self) -> Deferred[None]:
+        """What waits goes before a large write, also when the socket has just come free."""
+
+        async def run() -> None:
+            await self.connected()
+            ours, sent, got = self.side.transport, bytearray(), bytearray()
+            while not fasttls.queued(ours.lowest):
+                sent += (piece := os.urandom(fasttls.BULK))
+                ours.write(memoryview(piece))
+            with self.assertRaises(SSL.WantReadError):
+                for _ in range(LARGE):
+                    got += self.client.recv(65536)
+            sent += (piece := os.urandom(fasttls.BULK))
+            ours.write(memoryview(piece))
+            got += await self.receive(len(sent) - len(got))
+            self.assertTrue(got == sent)
+
+        return self.run_it(run())
+
+    def test_bulk_between(self) -> Deferred[None]:
+        """What has arrived and was not asked for yet is there after a large write, too."""
+
+        async def run() -> None:
+            await self.connected()
+            ours, room = self.side.transport, memoryview(bytearray(fasttls.ROOM))
+            ours.pauseProducing()
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            for piece in (b"first", b"second", b"third"):
+                await self.send(piece)
+            for _ in range(20):
+                await self.turn()
+            while (size := ours.receive_into(room, 7)) is None:
+                await self.turn()
+            self.assertEqual(bytes(room[:size]), b"firstse")
+            ours.write(memoryview(bytes(fasttls.BULK)))
+            ours.settle()
+            self.assertEqual(self.side.heard, b"condthird")
+            self.assertEqual(await self.receive(fasttls.BULK), bytes(fasttls.BULK))
+
+        return self.run_it(run())
+
+    def test_bulk_lost(self) -> Deferred[None]:
+        """A connection that was cut ends by a large write as by any other."""
+
+        async def run() -> None:
+            await self.connected()
+            ours = self.side.transport
+            ours.pauseProducing()
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.close()
+            for _ in range(3):
+                ours.write(memoryview(bytes(fasttls.BULK)))
+            self.assertIsInstance(await self.side.lost, ConnectionLost)
+            ours.write(memoryview(bytes(fasttls.BULK)))
 
         return self.run_it(run())
 
