@@ -150,8 +150,8 @@ class Audit:
         if not BATCH.open:
             self._tell()
         elif len(self._told) == 1:
-            # Behind what the batch has to send: nobody waits for a line longer than for an answer.
-            BATCH.later(self._tell)
+            # Whoever has an answer finds it in the trail, also when we are killed at once.
+            BATCH.first(self._tell)
 
     def _whole(self, record: _Record) -> dict[str, object]:
         return {

@@ -18,16 +18,26 @@ class Batch:
     :ivar open: whether somebody is in it, so that what is written may wait.
     """
 
-    __slots__ = ("_depth", "_flushes", "open")
+    __slots__ = ("_depth", "_first", "_flushes", "open")
 
     def __init__(self) -> None:
         self.open = False
         self._depth = 0
+        self._first: deque[Callable[[], object]] = deque()
         self._flushes: deque[Callable[[], object]] = deque()
 
     def later(self, flush: Callable[[], object]) -> None:
         """Call *flush* when the batch is over."""
         self._flushes.append(flush)
+
+    def first(self, flush: Callable[[], object]) -> None:
+        """Call *flush* when the batch is over, before anything that is for later."""
+        self._first.append(flush)
+
+    def settle(self) -> None:
+        """Have done what comes first: for those who cannot wait for the end with what is for later."""
+        while self._first:
+            self._first.popleft()()
 
     def __enter__(self) -> None:
         self._depth += 1
@@ -38,6 +48,7 @@ class Batch:
         if self._depth:
             return
         self.open = False
+        self.settle()
         while self._flushes:
             # When one fails the others stay for the next batch.
             self._flushes.popleft()()

@@ -128,7 +128,7 @@ class Sink:
             self._append([line])
             return
         if not self._lines:
-            BATCH.later(self._flush)
+            BATCH.first(self._flush)
         self._lines.append(line)
 
     def _flush(self) -> None:

@@ -118,29 +118,30 @@ class LibvirtSession:
         if isinstance(results, Plan):
             self._pass(call, results)
             return
-        self._server.reply(call.message, procedure.results.pack(results))
-        if procedure.name == "CONNECT_CLOSE":
-            self._server.close("closed")
-        self._over(call, "ok")
+        payload = procedure.results.pack(results)
+
+        def answer() -> None:
+            self._server.reply(call.message, payload)
+            if procedure.name == "CONNECT_CLOSE":
+                self._server.close("closed")
+
+        self._over(call, "ok", answer)
 
     def failed(self, call: ClientCall, failure: Failure) -> None:
         """Tell the client that there is no answer; what is not meant to be told is a bug."""
-        error, end = failure.value, "internal"
+        error = failure.value
         if isinstance(error, CancelledError):
-            end = "cancelled"
+            self._over(call, "cancelled")
         elif isinstance(error, errors.GatewayError):
             if isinstance(error, LibvirtError) and call.plan is not None:
                 error = call.plan.failure(error)
-            end = error.reason
-            self._server.refuse(call.message, told(error))
+            self._over(call, error.reason, partial(self._server.refuse, call.message, told(error)))
         else:
-            incident = self._door.incident(failure)
-            if not call.over:
-                self._server.refuse(call.message, refusal(1, f"internal error: incident {incident}"))
-        self._over(call, end)
+            bug = refusal(1, f"internal error: incident {self._door.incident(failure)}")
+            self._over(call, "internal", partial(self._server.refuse, call.message, bug))
 
-    def _over(self, call: ClientCall, end: str) -> None:
-        """*call* was answered, or never will be."""
+    def _over(self, call: ClientCall, end: str, answer: Callable[[], object] | None = None) -> None:
+        """*call* ends with *answer*, or never gets one; nobody is told before the trail is."""
         if call.over:
             return
         call.over = True
@@ -149,6 +150,8 @@ class LibvirtSession:
         if site is not None or (caller is not None and end != "ok"):
             seconds = self._door.clock.seconds() - call.began
             self._door.note(caller, "" if site is None else site.name, call.name, call.uuid, end, seconds)
+        if answer is not None:
+            answer()
         if self._login.failed:
             self._server.close("login")
         self._server.done(call.message)
@@ -362,8 +365,7 @@ class LibvirtSession:
         codec = PROCEDURES[message.program, message.procedure].results
         literal = reply is not None and results is reply.values and is_exact(codec)
         payload = reply.payload if reply is not None and literal else codec.pack(results)
-        self._server.reply(message, payload)
-        self._over(call, "ok")
+        self._over(call, "ok", partial(self._server.reply, message, payload))
 
     async def _open_stream(self, call: ClientCall, plan: Plan) -> None:
         site, caller, _ = self._there()

@@ -72,9 +72,11 @@ class Outbox:
                 BATCH.later(self._scatter)
             self._tls.gather(data)
         else:
+            BATCH.settle()
             self._tls.write(data)
 
     def _scatter(self) -> None:
+        BATCH.settle()
         if self._encrypted:
             self._encrypted = False
             self._tls.flush()

@@ -91,6 +91,7 @@ class Outlet:
 
     def flush(self) -> None:
         """Hand over what waits, until the transport has enough."""
+        BATCH.settle()
         queue = self._queue
         while queue and not self._full and not self._over:
             pieces = [queue.popleft()]

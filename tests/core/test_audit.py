@@ -77,6 +77,13 @@ class AuditTests(SynchronousTestCase):
             self.audit("stop")
         self.assertEqual([it["event"] for it in self.records], ["start", "ready", "stop"])
 
+    def test_before_answers(self) -> None:
+        """When what a batch has to send leaves, its records are written."""
+        with BATCH:
+            BATCH.later(lambda: self.assertEqual(len(self.records), 1))
+            self.audit("ready")
+            self.assertEqual(self.records, [])
+
     def test_flood(self) -> None:
         """Ten refusals a minute of one address are told in full, the rest in one line."""
         self.refuse("192.0.2.1:1000", 500)

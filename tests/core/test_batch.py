@@ -49,6 +49,28 @@ class BatchTests(SynchronousTestCase):
             self.batch.later(more)
         self.assertEqual(self.done, ["a, open: False", "b", "c"])
 
+    def test_first(self) -> None:
+        """What comes first does so whoever spoke before, and what that has to say first, too."""
+
+        def first() -> None:
+            self.done.append("first")
+            with self.batch:
+                self.batch.first(lambda: self.done.append("and its own"))
+
+        with self.batch:
+            self.later("later")
+            self.batch.first(first)
+        self.assertEqual(self.done, ["first", "and its own", "later"])
+
+    def test_settle(self) -> None:
+        """Who cannot wait for the end does not overtake what comes first."""
+        with self.batch:
+            self.later("later")
+            self.batch.first(lambda: self.done.append("first"))
+            self.batch.settle()
+            self.assertEqual(self.done, ["first"])
+        self.assertEqual(self.done, ["first", "later"])
+
     def test_failure(self) -> None:
         """A batch that ends badly ends all the same."""
 

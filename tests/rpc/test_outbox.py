@@ -275,6 +275,51 @@ class _Server:
         return SSL.Connection(self._context, None)
 
 
+class FirstTest(SynchronousTestCase):
+    """What is to be written down before anybody is told, is."""
+
+    def test_large(self) -> None:
+        """Also before what does not wait for the end of its batch."""
+        told: list[str] = []
+        for single in (False, True):
+            side = _FastTLS(told) if single else _Told(told)
+            outbox = Outbox(side, Clock(), single=single)
+            with BATCH:
+                BATCH.first(lambda: told.append("trail"))
+                outbox.send(bytes(100_000))
+                BATCH.first(lambda: told.append("trail"))
+                outbox.send(b"a")
+                outbox.close()
+            self.assertEqual(told[:3], ["trail", "sent", "trail"], single)
+            told.clear()
+
+
+class _Told(_Connected):
+    """Notes when something is sent."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.socket.send = lambda data: told.append("sent") or len(data)  # type: ignore[assignment, func-returns-value]  # one step
+
+
+class _FastTLS(fasttls.FastTLS):
+    """The same; what it is given is what it sends."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def write(self, data: bytes) -> None:
+        self._told.append("sent")
+
+    def gather(self, data: bytes) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...
+
+    def unregisterProducer(self) -> None: ...
+
+
 class BatchTest(SynchronousTestCase):
     """On a socket."""
 

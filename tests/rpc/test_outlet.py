@@ -42,3 +42,11 @@ class BatchTest(SynchronousTestCase):
                 self.clock.advance(0.0008)
             self.assertEqual(self.wire.writes, [b"abc"])
         self.assertEqual(self.wire.writes, [b"abc", b"d"])
+
+    def test_first(self) -> None:
+        """What is to be written down before anybody is told, is, also before what is much."""
+        seen: list[int] = []
+        with BATCH:
+            BATCH.first(lambda: seen.append(len(self.wire.writes)))
+            self.outlet.write(bytes(PIECE))
+            self.assertEqual((seen, len(self.wire.writes)), ([0], 1))
