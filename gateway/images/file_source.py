@@ -71,7 +71,9 @@ class FileSource:
             return
         self._read_ahead()
         self._giving = True
-        while self._wanted and self._ready:
+        given = False
+        # One piece at a time while another is on its way, which brings us back: others have their turn.
+        while self._wanted and self._ready and not (given and self._reading):
             buffer, rest = self._ready[0]
             if len(rest) > _SLICE:
                 self._ready[0] = buffer, rest[_SLICE:]
@@ -79,6 +81,7 @@ class FileSource:
                 self._ready.popleft()
             self._sink(rest[:_SLICE])
             if len(rest) <= _SLICE:
+                given = True
                 self._free.append(buffer)
                 self._read_ahead()
         self._giving = False

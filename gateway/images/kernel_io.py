@@ -29,7 +29,7 @@ from gateway.images import direct_io
 from gateway.images.direct_io import PAGE
 from gateway.images.open_file import InThread
 
-#: Pieces that are moved at once, and how many one call is told of; the rest go to threads.
+#: Pieces that are moved at once; the rest go to threads.
 _MOST = 64
 #: Numbers of io_setup, io_destroy, io_submit and io_getevents, which the C library has no names for.
 _NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
@@ -98,7 +98,7 @@ class Elsewhere:
         self._reactor = reactor
         self._context = ctypes.c_ulong(0)
         self._told = -1
-        self._events = (_Event * _MOST)()
+        self._event = _Event()
         self._numbers = count()
         self._moving: dict[int, _Piece] = {}
 
@@ -112,7 +112,7 @@ class Elsewhere:
             setup, self._destroy, self._submit, self._getevents = map(ctypes.c_long, numbers)
             with suppress(OSError):
                 _call(setup, ctypes.c_int(_MOST), ctypes.byref(self._context))
-                self._told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
                 self._reactor.addReader(self)
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
@@ -154,15 +154,17 @@ class Elsewhere:
         return moved
 
     def doRead(self) -> None:
-        """Take note of the pieces that the kernel has moved."""
+        """Take note of one piece that the kernel has moved: what follows from it may take a while."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._told)
         self._take_note(0)
 
     def _take_note(self, least: int) -> None:
-        """Wait until *least* have been moved."""
-        limits = (ctypes.c_long(least), ctypes.c_long(_MOST))
-        for event in self._events[: _call(self._getevents, self._context, *limits, self._events, None)]:
+        """:param least: wait until as many have been moved."""
+        event = self._event
+        if _call(
+            self._getevents, self._context, ctypes.c_long(least), ctypes.c_long(1), ctypes.byref(event), None
+        ):
             piece = self._moving.pop(event.data)
             if event.res == len(piece.args[1]):
                 piece.moved.callback(event.res if piece.function is direct_io.read_into else None)

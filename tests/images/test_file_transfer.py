@@ -287,6 +287,9 @@ class SourceTests(FileCase):
             calls += 1
         self.assertEqual((calls, len(self.got)), (2, 0))
         source.resumeProducing()
+        # The other one in another turn, when the next is there.
+        self.assertEqual(len(self.got), PIECE)
+        self.threads.run()
         self.assertEqual(len(self.got), BOUND)
         delivered.cancel()
         self.failureResultOf(delivered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,15 @@ class ElsewhereTests(ReactorTestCase):
         self.elsewhere.stop()
         self.assertTrue(await self.read(0, PIECE) == DATA[:PIECE])
         self.assertEqual(self.threads, [direct_io.read_into])
+
+    async def test_one_in_a_turn(self) -> None:
+        """Pieces that are there at once are given one after the other, so that others have their turn."""
+        reads: list[Deferred[Any]] = [Deferred.fromCoroutine(self.read(at * PIECE, PIECE)) for at in range(4)]
+        if not self.threads and self.able():
+            time.sleep(0.5)
+            self.elsewhere.doRead()
+            self.assertEqual(sum(read.called for read in reads), 1)
+        self.assertTrue(b"".join(await gatherResults(reads)) == DATA)
 
     def test_stop(self) -> None:
         """Who stops it waits for what is on its way: no memory is written to afterwards."""
