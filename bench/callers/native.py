@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.callers import GUESTS
 from bench.callers.loop import Call, serve
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.rpc.cache import Cache
@@ -52,7 +53,7 @@ class _Native:
             dialer = Dialer(
                 self._reactor, Policy([parse_rule("*://127.0.0.0/8:*"), parse_rule("*://[::1]:*")])
             )
-            dial = dialing(Transports(self._reactor, dialer).connect, url, self._reactor)
+            dial = dialing(Transports(self._reactor, dialer, wall).connect, url, self._reactor)
             made = self._targets[transport] = Target("hv", url, dial=dial, clock=self._reactor)
             made._cache = _Forgetful(self._reactor)
         return self._targets[transport]

@@ -95,7 +95,9 @@ class Rpc:
         self._base = base
         self._hooks = hooks
         kept = 1000 if config.rpc is None else config.rpc.events
-        self.sites = Sites(Transports(base.reactor, base.dialer), base.reactor, base.wall, kept=kept)
+        self.sites = Sites(
+            Transports(base.reactor, base.dialer, base.wall), base.reactor, base.wall, kept=kept
+        )
         self.sites.adopt(config.targets)
         self.planes = Planes(_Targets(self.sites))
         self._threads = ThreadPool(0, 1, "rpc")

@@ -11,7 +11,7 @@ ext        a child process that gets no arguments (:mod:`gateway.rpc.helper_proc
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,7 @@ SCHEME = "libvirt"
 class Transports:
     """Attaches protocols to what URLs name.
 
+    :param wall: seconds since the epoch, for certificates.
     :param patience: seconds until a child process must have said its first byte.
     :param environment: ours by default; child processes get a part of it.
     :param uid: whom we run as.
@@ -47,6 +48,7 @@ class Transports:
         self,
         reactor: Any,
         dialer: Dialer,
+        wall: Callable[[], float],
         *,
         patience: float = 30.0,
         environment: Mapping[str, str] | None = None,
@@ -54,6 +56,7 @@ class Transports:
     ) -> None:
         self._reactor = reactor
         self._dialer = dialer
+        self._wall = wall
         self._patience = patience
         self._environment = os.environ if environment is None else environment
         self._uid = os.geteuid() if uid is None else uid
@@ -125,7 +128,7 @@ class Transports:
     async def _connect_tls(self, url: LibvirtUrl, protocol: IProtocol) -> None:
         self._warn_careless(url)
         try:
-            now = datetime.fromtimestamp(self._reactor.seconds(), UTC)
+            now = datetime.fromtimestamp(self._wall(), UTC)
             creator = make_creator(url, uid=self._uid, environment=self._environment, moment=now)
         except ConfigError as failure:
             self.log.error("no TLS to {host}: {problem}", host=url.server, problem=str(failure))

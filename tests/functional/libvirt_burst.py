@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.rpc.connection import LibvirtConnection
@@ -27,7 +28,7 @@ async def connect(reactor: Any, text: str) -> LibvirtConnection:
     url = parse_url(text)
     connection = LibvirtConnection(reactor, tls=url.transport == "tls")
     policy = Policy([parse_rule("libvirt://127.0.0.0/8:*"), parse_rule("libvirt://[::1]:*")])
-    await Transports(reactor, Dialer(reactor, policy)).connect(url, connection)
+    await Transports(reactor, Dialer(reactor, policy), wall).connect(url, connection)
     await connection.open(url.name)
     return connection
 

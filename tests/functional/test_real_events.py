@@ -62,7 +62,10 @@ class RealEventsTest(ReactorTestCase):
     def open(self, driver: str = "qemu", transport: str = "unix") -> EventHub:
         url = parse_url(self.daemon.url(driver, transport))
         transports = Transports(
-            self.reactor, Dialer(self.reactor, Policy([parse_rule("*://127.0.0.0/8:*")], [], [])), uid=65534
+            self.reactor,
+            Dialer(self.reactor, Policy([parse_rule("*://127.0.0.0/8:*")], [], [])),
+            wall,
+            uid=65534,
         )
         dial = dialing(transports.connect, url, self.reactor)
         target = Target("hv1", url, dial=dial, clock=self.reactor)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from twisted.internet import reactor as _reactor
 
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.rpc.connector import dialing
@@ -77,7 +78,7 @@ class SaslTest(RealTargetCase):
     async def opened(self, transport: str, **variables: str | Path) -> str:
         url = parse_url(self.daemon.url("test", transport, **variables))
         dialer = Dialer(reactor, Policy([parse_rule("*://127.0.0.0/8:*"), parse_rule("*://[::1]:*")]))
-        connection = await dialing(Transports(reactor, dialer).connect, url, reactor, {})(False)
+        connection = await dialing(Transports(reactor, dialer, wall).connect, url, reactor, {})(False)
         error = await self.caught(connection.open(url.name))
         connection.abort("done")
         return "" if error is None else error.reason

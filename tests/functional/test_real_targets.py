@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from gateway import errors
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.rpc.connection import LibvirtConnection
@@ -57,7 +58,7 @@ class RealTargetCase(ReactorTestCase):
         """A target that is stopped after the test."""
         url = parse_url(self.daemon.url(driver, transport))
         dialer = Dialer(reactor, Policy([parse_rule("*://127.0.0.0/8:*"), parse_rule("*://[::1]:*")]))
-        dial = dialing(Transports(reactor, dialer).connect, url, reactor)
+        dial = dialing(Transports(reactor, dialer, wall).connect, url, reactor)
         target = Target("hv1", url, dial=dial, clock=reactor, **options)
         self.addCleanup(target.stop)
         return target

@@ -19,6 +19,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway.core import dev_pki
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.errors import Forbidden, GatewayError, Interrupted, UpstreamFailed
@@ -74,7 +75,8 @@ class TransportsTest(ReactorTestCase):
 
     def transports(self, patience: float = 15.0, names: Names | None = None) -> Transports:
         rules = [parse_rule("libvirt://127.0.0.0/8:*"), parse_rule("libvirt://[::1]:*")]
-        return Transports(self.reactor, Dialer(self.reactor, Policy(rules), names), patience=patience)  # type: ignore[arg-type]
+        dialer = Dialer(self.reactor, Policy(rules), names)  # type: ignore[arg-type]
+        return Transports(self.reactor, dialer, wall, patience=patience)
 
     async def open(
         self, text: str | LibvirtUrl, transports: Transports | None = None, *, readonly: bool = False

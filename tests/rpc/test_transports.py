@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
 
 from gateway.core import dev_pki
+from gateway.core.clock import wall
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.tls import tls_factory
@@ -50,7 +51,9 @@ class TransportsCase(ReactorTestCase):
 
     def transports(self, *answers: Sequence[str], rules: Sequence[str] = RULES, uid: int = 0) -> Transports:
         dialer = Dialer(self.reactor, Policy(map(parse_rule, rules)), Names(*answers))  # type: ignore[arg-type]
-        return Transports(self.reactor, dialer, environment={"PATH": "/usr/bin:/bin"}, uid=uid, patience=5)
+        environment = {"PATH": "/usr/bin:/bin"}
+        # The reactor's clock is no calendar.
+        return Transports(self.reactor, dialer, wall, environment=environment, uid=uid, patience=5)
 
     def listen(self, issued: dev_pki.Issued | None = None, maximum: str | None = None) -> int:
         servers = self.servers
