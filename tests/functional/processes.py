@@ -30,7 +30,8 @@ def short_directory() -> Path:
 
 
 #: Ports that were given away last: bound without listening, so that nobody else gets them by chance.
-_held: deque[socket.socket] = deque(maxlen=256)
+_held: deque[socket.socket] = deque()
+_MOST_HELD = 256
 
 
 def free_port(port: int = 0) -> int:
@@ -41,6 +42,8 @@ def free_port(port: int = 0) -> int:
     :param port: the one that it has to be.
     :raises OSError: this one is in use.
     """
+    if len(_held) == _MOST_HELD:
+        _held.popleft().close()
     holder = socket.socket()
     _held.append(holder)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
