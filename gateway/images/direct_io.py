@@ -18,7 +18,7 @@ from gateway.images import file_io
 #: Bytes to whose multiples places in the file, in memory, and lengths must be.
 PAGE = 4096
 #: Bytes of one read or write: for fewer, turns of threads cost more than what they do.
-PIECE = 384 * PAGE
+PIECE = 256 * PAGE
 #: Bytes of a transfer that is worth it.
 LARGE = 4 * 1024 * 1024
 #: What is said where it cannot be done.
