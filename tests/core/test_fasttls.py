@@ -424,6 +424,8 @@ class FastTests(StockTests):
             ours.settle()
             self.assertEqual(self.side.heard, b"condthird")
             self.assertEqual(await self.receive(fasttls.BULK), bytes(fasttls.BULK))
+            ours.abortConnection()
+            await self.side.lost
 
         return self.run_it(run())
 
