@@ -281,16 +281,17 @@ class FirstTest(SynchronousTestCase):
     def test_large(self) -> None:
         """Also before what does not wait for the end of its batch."""
         told: list[str] = []
-        for single in (False, True):
-            side = _FastTLS(told) if single else _Told(told)
-            outbox = Outbox(side, Clock(), single=single)
+        plain = _Told(told)
+        # Without direct sends nothing leaves before the reactor's next turn.
+        for side in (_FastTLS(told), *([plain] if able(plain) else [])):
+            outbox = Outbox(side, Clock(), single=side is not plain)
             with BATCH:
                 BATCH.first(lambda: told.append("trail"))
                 outbox.send(bytes(100_000))
                 BATCH.first(lambda: told.append("trail"))
                 outbox.send(b"a")
                 outbox.close()
-            self.assertEqual(told[:3], ["trail", "sent", "trail"], single)
+            self.assertEqual(told[:3], ["trail", "sent", "trail"], side)
             told.clear()
 
 
