@@ -55,10 +55,9 @@ class ScreenshotTests(TunnelCase):
             self.assertEqual(file.read_bytes(), self.direct)
         return code
 
-    def names(self, before: int) -> set[str]:
-        """What the tunnels since were, once they are closed."""
-        wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
-        return {it["target"].partition(" ")[2] for it in self.trail()[before:]}
+    def names(self, ticket: str) -> set[str]:
+        """What the tunnels of a ticket were, once they are closed."""
+        return {it["target"].partition(" ")[2] for it in self.closed(ticket)}
 
     def test_picture(self) -> None:
         """It is a picture of the machine's own screen."""
@@ -68,35 +67,33 @@ class ScreenshotTests(TunnelCase):
         """Through 3128 and 3129, SPICE without TLS; the trail names each channel."""
         for secure in (False, True):
             ticket = self.grant(f"spice://{HOST}:{self.qemu.spice_port}", uses=1, principal="alice")
-            before = len(self.trail())
             trust = self.gateway.ca if secure else None
             self.assertEqual(self.look(self.proxy(ticket, tls=secure), trust=trust), 0)
-            self.assertEqual(self.names(before), {"main", "display"})
-            record = self.trail()[-1]
+            self.assertEqual(self.names(ticket), {"main", "display"})
+            record = self.closed(ticket)[-1]
             self.assertEqual(
                 (record["principal"], record["listener"], record["peer"]), ("alice", "tunnel", HOST)
             )
-            self.assertGreater(sum(it["bytes_out"] for it in self.trail()[before:]), 10_000)
+            self.assertGreater(sum(it["bytes_out"] for it in self.closed(ticket)), 10_000)
             self.assertNotEqual(self.look(self.proxy(ticket, tls=secure), trust=trust), 0, "it is used up")
 
     def test_tls(self) -> None:
         """Through both, SPICE with TLS; the ticket has the second port as a part of its URL."""
         url = f"spice://localhost:{self.qemu.spice_port}?tls-port={self.qemu.spice_tls_port}"
         for secure in (False, True):
-            before = len(self.trail())
-            trust = self.gateway.ca if secure else None
-            self.assertEqual(self.look(self.proxy(self.grant(url), tls=secure), tls=True, trust=trust), 0)
-            self.assertEqual(self.names(before), {"tls"})
+            ticket, trust = self.grant(url), self.gateway.ca if secure else None
+            self.assertEqual(self.look(self.proxy(ticket, tls=secure), tls=True, trust=trust), 0)
+            self.assertEqual(self.names(ticket), {"tls"})
 
     def test_refused(self) -> None:
         """Without a ticket, with a wrong one, an expired one or another machine's there is no picture."""
         good = f"spice://{HOST}:{self.qemu.spice_port}"
         expired, elsewhere = self.grant(good), self.grant("spice://127.0.0.1:1")
         self.assertEqual(self.gateway.renew(expired, 0).status, 200)
-        before = len(self.qemu.spice_channels())
+        wait_for(lambda: not self.qemu.spice_channels(), "nobody is at the machine any more")
         for ticket in ("", "0" * 36, expired, elsewhere):
             self.assertEqual(self.look(self.proxy(ticket)), 1)
-        self.assertEqual(len(self.qemu.spice_channels()), before)
+        self.assertEqual(self.qemu.spice_channels(), [])
 
     def test_untrusted(self) -> None:
         """A client that does not know our authority shows its ticket to nobody."""
@@ -158,14 +155,14 @@ class TokenTests(TunnelCase):
         self.assertEqual(picture(file), qemu.screen())
         wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
         self.assertEqual({it["principal"] for it in self.trail()}, {"alice"})
-        before = len(qemu.spice_channels())
+        wait_for(lambda: not qemu.spice_channels(), "nobody is at the machine any more")
         stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         tokens = [once, self.sign(url, stranger), self.sign("spice://127.0.0.1:1"), self.sign(url, ops=[])]
         tokens.append(self.sign(url, kind="console"))
         for token in tokens:
             self.assertEqual(screenshot(file, *where, proxy=self.proxy(token)), 1)
             self.assertNotIn(token, self.written())
-        self.assertEqual(len(qemu.spice_channels()), before)
+        self.assertEqual(qemu.spice_channels(), [])
 
 
 class FreeTests(TunnelCase):

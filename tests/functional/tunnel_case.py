@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from gateway.core.ticket import fingerprint
 from tests.functional.case import GatewayCase
 from tests.functional.commands import need
 from tests.functional.hypervisor import Qemu, Screen
 from tests.functional.peers import Gateway
-from tests.functional.processes import DEADLINE, HOST, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, free_port, short_directory, wait_for
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 #: How TLS begins.
@@ -137,9 +138,18 @@ class TunnelCase(GatewayCase):
 
     def trail(self, event: str = "session.close") -> list[dict[str, Any]]:
         """What the audit trail says of tunnels."""
-        lines = (self.home / "audit.log").read_text("utf-8").splitlines()
+        # What stands after the last line end is still being written.
+        lines = (self.home / "audit.log").read_text("utf-8").split("\n")[:-1]
         found = [json.loads(line) for line in lines if event in line]
         return [it for it in found if it.get("kind") == "tunnel"]
+
+    def closed(self, ticket: str) -> list[dict[str, Any]]:
+        """What the audit trail says of the tunnels of *ticket* alone, once no tunnel is up.
+
+        Those of a test before may still be closing, and their records come late.
+        """
+        wait_for(lambda: not self.gateway.sessions(), "no tunnel is up")
+        return [it for it in self.trail() if it.get("ticket") == fingerprint(ticket)]
 
     def written(self) -> str:
         """Everything that the gateway has written."""
@@ -170,7 +180,7 @@ def screenshot(
     """
     file.unlink(missing_ok=True)
     program = need("spicy-screenshot", "apt install spice-client-gtk")
-    command = ["timeout", "25", program, *where, "-o", str(file)]
+    command = ["timeout", f"{DEADLINE:.0f}", program, *where, "-o", str(file)]
     env = {name: value for name, value in os.environ.items() if name not in ("SPICE_PROXY", "SSL_CERT_FILE")}
     if proxy:
         env["SPICE_PROXY"] = proxy
