@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 version: dict[str, str] = {}
-exec((Path(__file__).parent / "gateway" / "_version.py").read_text("ascii"), version)  # noqa: S102
+exec((Path(__file__).parent / "gateway" / "_version.py").read_text("ascii"), version)  # noqa: S102 (our own file)
 
 # What the Makefile has installed from npm: of each package all that is served, and its licences.
 packages = "npm/node_modules"

@@ -91,8 +91,7 @@ def main(port: str, certificate: str, key: str, targets: str) -> None:
     from twisted.internet import reactor
 
     factory, tls = Bridges(json.loads(targets)), DefaultOpenSSLContextFactory(key, certificate)
-    # mypy takes the reactor for a module.
-    reactor.listenSSL(int(port), factory, tls, backlog=1024, interface=HOST)  # type: ignore[attr-defined]
+    reactor.listenSSL(int(port), factory, tls, backlog=1024, interface=HOST)  # type: ignore[attr-defined]  # to mypy a module
     reactor.run()
 
 

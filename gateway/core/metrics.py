@@ -86,7 +86,7 @@ _Labelled = TypeVar("_Labelled", Counter, Gauge, Histogram)
 def _quick(metric: _Labelled) -> _Labelled:
     """*metric*, whose ``labels`` remember what they found; a connection asks a dozen times."""
     # To look labels up costs more than to count.
-    metric.labels = lru_cache(maxsize=1024)(metric.labels)  # type: ignore[method-assign]
+    metric.labels = lru_cache(maxsize=1024)(metric.labels)  # type: ignore[method-assign]  # the same, remembered
     return metric
 
 

@@ -70,8 +70,7 @@ class Signer:
 
     def verify_sha1(self, signature: bytes, signed: bytes) -> bool:
         """PKCS #1 v1.5 over SHA-1, as engines up to 4.4.5 signed."""
-        # SHA-1 is for old engines, and off unless configured.
-        return self._verify(signature, signed, _PKCS1, hashes.SHA1())  # noqa: S303
+        return self._verify(signature, signed, _PKCS1, hashes.SHA1())  # noqa: S303 (old engines; off unless configured)
 
     def _verify(
         self, signature: bytes, signed: bytes, pad: padding.AsymmetricPadding, digest: hashes.HashAlgorithm
@@ -225,8 +224,7 @@ def issue_envelope(
         valid_to=valid_to,
         certificate=None if certificate is None else certificate.public_bytes(Encoding.PEM).decode("ascii"),
         sign=None if generation == "A" else lambda signed: key.sign(signed, _pss(key), hashes.SHA256()),
-        # Likewise.
-        sign_sha1=None if generation == "C" else lambda signed: key.sign(signed, _PKCS1, hashes.SHA1()),  # noqa: S303
+        sign_sha1=None if generation == "C" else lambda signed: key.sign(signed, _PKCS1, hashes.SHA1()),  # noqa: S303 (likewise)
     )
 
 

@@ -82,8 +82,7 @@ def basic_context(
     context.set_options(SSL.OP_NO_COMPRESSION)
     # A connection on which nothing happens keeps no buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    # Older stubs of pyOpenSSL lack it.
-    context.set_options(SSL.OP_NO_RENEGOTIATION)  # type: ignore[attr-defined, unused-ignore]
+    context.set_options(SSL.OP_NO_RENEGOTIATION)  # type: ignore[attr-defined, unused-ignore]  # older stubs
     return context
 
 

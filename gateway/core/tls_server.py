@@ -175,7 +175,7 @@ class ServerContext:
             self.context.add_client_ca(authority)
         if crl is not None:
             revoked = _read_crl(crl, authorities, moment)
-            assert revoked.next_update_utc is not None  # noqa: S101 _read_crl saw to it
+            assert revoked.next_update_utc is not None  # noqa: S101 (_read_crl saw to it)
             self.crl_expires = revoked.next_update_utc.timestamp()
             store.add_crl(revoked)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
@@ -192,8 +192,7 @@ def _read_crl(
     except ValueError as error:
         raise ConfigError([f"{path}: no revocation list in PEM form"]) from error
     keys = [authority.public_key() for authority in authorities if authority.subject == crl.issuer]
-    # Each is of a kind that signs.
-    if not any(crl.is_signature_valid(key) for key in keys):  # type: ignore[arg-type]
+    if not any(crl.is_signature_valid(key) for key in keys):  # type: ignore[arg-type]  # of a kind that signs
         raise ConfigError([f"{path}: not a revocation list of the clients' CA"])
     if crl.next_update_utc is None or not crl.last_update_utc <= moment < crl.next_update_utc:
         raise ConfigError([f"{path}: the revocation list is not current"])

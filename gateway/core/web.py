@@ -97,8 +97,7 @@ class GatewaySite(Site):
     def stopFactory(self) -> None:
         """See :meth:`startFactory`."""
 
-    # twisted.web declares its own channel as what comes out.
-    def buildProtocol(self, addr: IAddress) -> HttpChannel:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress) -> HttpChannel:  # type: ignore[override]  # Twisted's own channel
         peer = addr.host if isinstance(addr, IPv4Address | IPv6Address) else "local"
         channel = HttpChannel(self, peer)
         channel.factory = self

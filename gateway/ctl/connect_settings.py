@@ -142,7 +142,7 @@ def _stored(options: Mapping[str, Any], environ: Mapping[str, str], program: str
     except ParserError as error:
         # Its text repeats the line, which may be the one with the token.
         # That of a missing header says where by lineno, the other by a list.
-        line = getattr(error, "lineno", None) or error.errors[0][0]  # type: ignore[attr-defined]
+        line = getattr(error, "lineno", None) or error.errors[0][0]  # type: ignore[attr-defined]  # a ParsingError has it
         raise Unusable(f"{file} cannot be read: line {line} makes no sense") from None
     if name and not parser.has_section(name):
         raise Unusable(f"{file} has no section [{name}]")

@@ -145,8 +145,7 @@ def _console() -> tuple[subprocess.Popen[bytes], int, int]:
         command = [sys.executable, "-m", "gateway.ctl.demo_screen", str(port)]
     # What it has to say, of sound and the like, is of no interest here.
     quiet = subprocess.DEVNULL
-    # A command of our own.
-    child = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, process_group=0)  # noqa: S603
+    child = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, process_group=0)  # noqa: S603 (our own words)
     return child, port, spice
 
 

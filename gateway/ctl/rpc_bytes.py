@@ -156,8 +156,7 @@ async def _watched(shell: Shell, total: int, moved: Callable[[], int], work: Any
 
 def _body(response: Any, take: Callable[[bytes], object]) -> Deferred[None]:
     """Give the body to *take*, piece by piece."""
-    # It is connected.
-    over: Deferred[None] = Deferred(lambda _: body.transport.loseConnection())  # type: ignore[union-attr]
+    over: Deferred[None] = Deferred(lambda _: body.transport.loseConnection())  # type: ignore[union-attr]  # it is connected
     body = _Body(take, over)
     response.deliverBody(body)
     return over
@@ -171,8 +170,7 @@ class _Body(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._take(data)
 
-    # The default is Twisted's own.
-    def connectionLost(self, reason: Failure = Failure(ConnectionClosed())) -> None:  # noqa: B008
+    def connectionLost(self, reason: Failure = Failure(ConnectionClosed())) -> None:  # noqa: B008 (Twisted's own)
         if self._over.called:
             return
         if reason.check(ResponseDone):

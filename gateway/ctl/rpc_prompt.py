@@ -109,8 +109,7 @@ class Typed(ProcessProtocol):
             self.transport.signalProcess("TERM")  # type: ignore[union-attr]  # it runs
 
     def _order(self, order: Mapping[str, object]) -> None:
-        # The child runs.
-        self.transport.writeToChild(3, json.dumps(order).encode("ascii") + b"\n")  # type: ignore[union-attr]
+        self.transport.writeToChild(3, json.dumps(order).encode("ascii") + b"\n")  # type: ignore[union-attr]  # it runs
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")

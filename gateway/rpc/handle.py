@@ -108,7 +108,7 @@ def save(
     """Write handles by :func:`snapshot`, remove others by their hash, and note generations of targets."""
     marks = ", ".join("?" * len(_TYPES))
     database.executemany(
-        f"INSERT OR REPLACE INTO handle ({_COLUMNS}) VALUES ({marks})",  # noqa: S608  # all of it is ours
+        f"INSERT OR REPLACE INTO handle ({_COLUMNS}) VALUES ({marks})",  # noqa: S608 (all of it is ours)
         (_row(values) for values in live),
     )
     database.executemany("DELETE FROM handle WHERE hash = ?", ((key,) for key in gone))
@@ -117,8 +117,7 @@ def save(
 
 def load(database: sqlite3.Connection) -> Sequence[Handle]:
     """All handles, the oldest first; a row that makes no sense is left out."""
-    # The columns are ours.
-    rows = database.execute(f"SELECT {_COLUMNS} FROM handle ORDER BY opened").fetchall()  # noqa: S608
+    rows = database.execute(f"SELECT {_COLUMNS} FROM handle ORDER BY opened").fetchall()  # noqa: S608 (our own columns)
     found = list(_handles(rows))
     if len(found) < len(rows):
         _log.error("{count} handles are damaged and lost", count=len(rows) - len(found))

@@ -207,9 +207,8 @@ def claim(entry: Entry, outcome: str | None, now: float, share: int, database: s
     same = "target = ? AND procedure = ? AND subject = ? AND NOT (principal = ? AND request = ?)"
     bound = (entry.target, entry.procedure, entry.subject, entry.principal, entry.request_id)
     (contested,) = database.execute(
-        # All of it is ours.
-        f"SELECT EXISTS (SELECT 1 FROM journal WHERE state = 'begun' AND at > ? AND {same})"  # noqa: S608
-        f" OR EXISTS (SELECT 1 FROM journal WHERE state = 'done' AND at > ? AND {same}"  # all of it is ours
+        f"SELECT EXISTS (SELECT 1 FROM journal WHERE state = 'begun' AND at > ? AND {same})"  # noqa: S608 (all of it is ours)
+        f" OR EXISTS (SELECT 1 FROM journal WHERE state = 'done' AND at > ? AND {same}"
         " AND (outcome IS NULL OR outcome = ?))",
         (entry.began - _RIVALS, *bound, entry.began - _SLACK, *bound, outcome),
     ).fetchone()

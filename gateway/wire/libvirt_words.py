@@ -158,7 +158,7 @@ def _domain(name: str, number: int, procedure: int, **tables: Sequence[str]) -> 
 _NETWORK = "CONNECT_NETWORK_EVENT_REGISTER_ANY"
 _POOL = "CONNECT_STORAGE_POOL_EVENT_REGISTER_ANY"
 _DEVICE = "CONNECT_NODE_DEVICE_EVENT_REGISTER_ANY"
-_SECRET = "CONNECT_SECRET_EVENT_REGISTER_ANY"  # noqa: S105 - the name of a procedure
+_SECRET = "CONNECT_SECRET_EVENT_REGISTER_ANY"  # noqa: S105 (the name of a procedure)
 _WATCHDOG = ("none", "pause", "reset", "poweroff", "shutdown", "debug", "injectnmi")
 
 #: Every kind of event, by registration and event id.
