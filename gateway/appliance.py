@@ -106,6 +106,7 @@ class Appliance(logs.LoggedService):
                 it: AtExpiry.CUT for it in ending if (on := ending[it]) and on.enforce_expiry == "always"
             },
             audit=self._seen.trail,
+            revoked=self._seen.revocation,
         )
         self.registry.watch(self._seen.ticket)
         self.sessions = SessionTable(reactor, wall, self.registry, self._seen.trail)

@@ -143,7 +143,9 @@ class Metrics:
         self.target_up = read("target_up", "1 while a hypervisor is in reach, 0 while not", "target")
         self.target_latency = read("target_latency_seconds", "From a call to its answer", "target")
         self.target_calls = read("target_calls", "Calls of hypervisors", "target", "state")
-        self.revoke_seconds = histogram("revoke_seconds", "From the order until both legs are closed", "kind")
+        self.revoke_seconds = histogram(
+            "revoke_seconds", "From the order until the last session is over", "kind"
+        )
         self.upstream_connects = counter(
             "upstream_connects_total", "Connections to upstreams", "kind", "target", "result"
         )

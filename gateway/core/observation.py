@@ -95,6 +95,10 @@ class Observation:
         """Something became of a ticket."""
         self.metrics.ticket_events.labels(ticket.kind, word).inc()
 
+    def revocation(self, kind: str, seconds: float) -> None:
+        """Nothing is left of a ticket that was revoked while it was in use."""
+        self.metrics.revoke_seconds.labels(kind).observe(seconds)
+
     def tunnel(self, name: str) -> None:
         """It is known what a tunnel carries, such as ``display 1``."""
         self.metrics.tunnels.labels(name.partition(" ")[0]).inc()

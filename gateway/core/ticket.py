@@ -101,6 +101,7 @@ class Ticket:
     :ivar purge_at: when the record of an ended ticket goes, once no session is left.
     :ivar transferred: the ranges the image server has moved; it adds to them.
     :ivar pending: calls into the file system that may outlive their session; a removal waits for them.
+    :ivar gone: of one that was revoked: called once nothing of it is left, see :meth:`settle`.
     """
 
     id_hash: bytes = field(repr=False)
@@ -123,6 +124,7 @@ class Ticket:
     max_writers: int | None = None
     transferred: RangeSet = field(factory=RangeSet, repr=False)
     holds: dict[Hold, None] = field(factory=dict, repr=False)
+    gone: Callable[[], None] | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> Kind:
@@ -161,6 +163,12 @@ class Ticket:
             return False
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         return (mapped or address) in network
+
+    def settle(self) -> None:
+        """Tell who waits for it that neither a session nor a call is left, if that is so."""
+        if self.gone is not None and not self.holds and not self.pending:
+            gone, self.gone = self.gone, None
+            gone()
 
     def until(self, deadline: float) -> float:
         """Return *deadline*, or the hard end when that is earlier."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -26,13 +26,22 @@ class TicketBook:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, news: News, *, sweep: float, purge: float) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        news: News,
+        *,
+        sweep: float,
+        purge: float,
+        revoked: Callable[[Kind, float], None] | None,
+    ) -> None:
         self._clock = clock
         self._purge = purge
         self.news = news
         self.tickets: dict[bytes, Ticket] = {}
         self.issuers = Counter[str]()
         self.gauges = Counter[tuple[Kind, State]]()
+        self._revoked = revoked
         self.deadlines = Deadlines(clock, self._due, self._fall_due, resolution=sweep)
 
     def has(self, ticket: Ticket) -> bool:
@@ -97,6 +106,15 @@ class TicketBook:
                     "a holder of ticket {ticket} failed", ticket=ticket.fingerprint
                 ):
                     hold.ended(word)
+
+    def revoke(self, ticket: Ticket, reason: str, ordered: float) -> None:
+        """End *ticket* and all its sessions in this turn, as was *ordered* at that second."""
+        ticket.reason = reason
+        if (told := self._revoked) is not None:
+            ticket.gone = lambda: told(ticket.kind, self._clock.seconds() - ordered)
+        self.move(ticket, State.REVOKED)
+        self.cut(ticket, reason)
+        self.news.tell("revoked", ticket, reason=reason)
 
     def expire_if_due(self, ticket: Ticket) -> None:
         """End *ticket* when its deadline is there, whether the timer or somebody asking came first."""

@@ -67,6 +67,7 @@ class MemoryRegistry:
     :param purge: seconds an ended ticket is remembered.
     :param at_expiry: what differs from the defaults of a kind.
     :param audit: called with ``ticket.`` and a word, and the fields of the trail.
+    :param revoked: told how long a revocation took to end all that was in use: the kind, and seconds.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class MemoryRegistry:
         purge: float = 60.0,
         at_expiry: Mapping[Kind, AtExpiry] | None = None,
         audit: Trail | None = None,
+        revoked: Callable[[Kind, float], None] | None = None,
     ) -> None:
         self._clock = clock
         self._wall = wall
@@ -89,7 +91,7 @@ class MemoryRegistry:
         self._sessions = SESSIONS | dict(sessions_per_ticket)
         self._at_expiry = AT_EXPIRY | dict(at_expiry or {})
         self._news = News(audit)
-        self._book = TicketBook(clock, self._news, sweep=sweep, purge=purge)
+        self._book = TicketBook(clock, self._news, sweep=sweep, purge=purge, revoked=revoked)
 
     # Installing and ending
 
@@ -146,6 +148,7 @@ class MemoryRegistry:
     async def revoke_all(
         self, *, kind: Kind | None = None, principal: str | None = None, reason: str = "revoked"
     ) -> int:
+        ordered = self._clock.seconds()
         found = [
             ticket
             for ticket in self._book.tickets.values()
@@ -154,7 +157,7 @@ class MemoryRegistry:
             and principal in (None, ticket.grant.principal)
         ]
         for ticket in found:
-            self._revoke(ticket, reason, tombstone=True)
+            self._revoke(ticket, reason, tombstone=True, ordered=ordered)
         return len(found)
 
     # Using
@@ -191,6 +194,7 @@ class MemoryRegistry:
         hold.open = False
         ticket = hold.ticket
         del ticket.holds[hold]
+        ticket.settle()
         if not self._book.has(ticket):
             return
         self._book.move(ticket, self._book.next(ticket, Event.RELEASE))
@@ -402,12 +406,9 @@ class MemoryRegistry:
         self._book.deadlines.arm(ticket)
         self._news.tell("renewed", ticket)
 
-    def _revoke(self, ticket: Ticket, reason: str, *, tombstone: bool) -> None:
+    def _revoke(self, ticket: Ticket, reason: str, *, tombstone: bool, ordered: float | None = None) -> None:
         if ticket.state is not State.REVOKED:
-            ticket.reason = reason
-            self._book.move(ticket, State.REVOKED)
-            self._book.cut(ticket, reason)
-            self._news.tell("revoked", ticket, reason=reason)
+            self._book.revoke(ticket, reason, self._clock.seconds() if ordered is None else ordered)
         if tombstone:
             self._book.deadlines.arm(ticket)
         elif self._book.has(ticket):

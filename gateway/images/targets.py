@@ -83,6 +83,7 @@ class Targets:
 
         def over(result: T) -> T:
             ticket.pending -= 1
+            ticket.settle()
             return result
 
         ticket.pending += 1

@@ -963,6 +963,7 @@ class MemoryRegistryTests(RegistryContract, SynchronousTestCase):
         self.clock = Clock()
         self.wall = 1767225600.0
         self.trail: list[tuple[str, dict[str, object]]] = []
+        self.holds: list[Hold] = []
         self.registry = self.make()
 
     def make(self, **options: Any) -> MemoryRegistry:
@@ -996,6 +997,41 @@ class MemoryRegistryTests(RegistryContract, SynchronousTestCase):
             "issuer": "control",
             **more,
         }
+
+    def test_revocations_timed(self) -> None:
+        """A revocation lasts until the last session is released; one without sessions is not counted."""
+        took: list[tuple[Kind, float]] = []
+        self.registry = self.make(revoked=lambda kind, seconds: took.append((kind, seconds)))
+        for grant in (IMAGE, evolve(TUNNEL, uuid="t"), evolve(RPC, uuid="idle")):
+            self.add(grant)
+        first, second, other = self.hold(), self.hold(), self.hold(evolve(TUNNEL, uuid="t"))
+        self.registry.release(self.hold())
+        self.ok(self.registry.revoke_all())
+        self.ok(self.registry.revoke(UUID, tombstone=False))
+        for seconds, hold in ((1, first), (2, other), (4, second)):
+            self.clock.advance(seconds)
+            self.registry.release(hold)
+        self.registry.release(second)
+        self.assertEqual(took, [(Kind.TUNNEL, 3), (Kind.IMAGE, 7)])
+        self.add(IMAGE)
+        self.registry.release(self.hold())
+        self.assertEqual(len(took), 2)
+
+    def test_all_revoked_by_one_order(self) -> None:
+        """What ends last when all tickets are revoked took as long as all before it, too."""
+        took: list[float] = []
+        self.registry = self.make(revoked=lambda _, seconds: took.append(seconds))
+        for uuid in ("a", "b"):
+            grant = evolve(CONSOLE, uuid=uuid)
+            self.add(grant)
+            session = self.registry.hold(uuid, "view", kind=grant.kind, peer=None, ended=self.slow)
+            self.holds.append(self.ok(session))
+        self.ok(self.registry.revoke_all())
+        self.assertEqual(took, [2, 4])
+
+    def slow(self, _reason: str) -> None:
+        self.clock.advance(2)
+        self.registry.release(self.holds.pop(0))
 
     def test_one_timer(self) -> None:
         """A hundred thousand tickets need one timer, and go without a look at those that stay."""

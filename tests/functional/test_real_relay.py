@@ -155,6 +155,9 @@ class RevocationTests(_Case):
             times.append(max(ended[0], host.gone[-1]) - begin)
             self.assertEqual(self.gateway.sessions(), [])
             self.assertEqual(self.gateway.get(name).status, 404)
+        page = self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode()
+        self.assertRegex(page, r'gateway_revoke_seconds_count\{kind="image"\} [1-9]')
+        self.assertRegex(page, r'gateway_revoke_seconds_bucket\{kind="image",le="0.05"\} [1-9]')
         print("revoked to closed, ms:", [round(it * 1000, 1) for it in times])  # noqa: T201
         self.assertLess(sorted(times)[1], self.LIMIT)
 

@@ -214,8 +214,13 @@ class StageTestCase(SynchronousTestCase):
         self.host = ImageHost({ID: bytearray(bytes(range(256)) * 40)})
         self.network.servers[HOST, PORT] = self.host
         self.trail: list[tuple[str, dict[str, object]]] = []
+        self.ends: list[tuple[Kind, float]] = []
         self.registry = MemoryRegistry(
-            self.clock, self.wall, sessions_per_ticket=SESSIONS | {Kind.IMAGE: None}, audit=self.audit
+            self.clock,
+            self.wall,
+            sessions_per_ticket=SESSIONS | {Kind.IMAGE: None},
+            audit=self.audit,
+            revoked=lambda kind, seconds: self.ends.append((kind, seconds)),
         )
         self.sessions = SessionTable(self.clock, self.wall, self.registry, self.audit)
         self.dialer = MemoryDialer(self.network, Policy([parse_rule("*://192.0.2.0/24:*")]))

@@ -20,6 +20,7 @@ from gateway.images.open_file import OpenFile
 from gateway.images.store import FileTarget
 from gateway.images.target import ALGORITHMS
 from gateway.wire.byte_range import Range
+from gateway.wire.ticket_json import Kind
 from tests.images.stage import ID, Reply, StageTestCase
 from tests.support import ReactorTestCase
 
@@ -308,6 +309,20 @@ class StoreTests(StageTestCase):
         reply = control.take("DELETE")
         self.assertEqual(reply and reply.status, 204)
         self.assertEqual(self.threads.waiting, [])
+
+    def test_revocation_timed(self) -> None:
+        """A revocation lasts until no thread works for the ticket any more, and is counted once."""
+        self.threads.hold = True
+        self.start("PUT", f"/images/{ID}", b"abc")
+        self.threads.run()
+        self.network.pump()
+        self.ok(self.registry.revoke(ID))
+        self.pass_time(3, 1)
+        self.assertEqual(self.ends, [], "somebody still writes")
+        while self.threads.waiting:
+            self.threads.run()
+            self.network.pump()
+        self.assertEqual(self.ends, [(Kind.IMAGE, 3)])
 
     def test_left_while_opening(self) -> None:
         """A client that leaves while its file is opened leaves no descriptor behind."""
