@@ -15,7 +15,7 @@ from gateway.core.tickets import Kind, TicketRegistry, fingerprint
 from gateway.rpc import commands
 from gateway.rpc.command import Command
 from gateway.rpc.seat import Answer, Responder, Seat
-from gateway.wire.ticket_json import LONGEST, parse_ticket
+from gateway.wire.ticket_json import LONGEST, more_urls, parse_ticket
 
 #: Things in a list unless the client says otherwise, and at most.
 _PAGE, _MOST = 100, 1000
@@ -42,10 +42,16 @@ async def _add(orders: Orders, seat: Seat, ticket: str) -> Answer:
     return {}
 
 
-async def _renew(orders: Orders, seat: Seat, id: str, timeout: float) -> Answer:  # noqa: A002  # its name
+async def _renew(
+    orders: Orders,
+    seat: Seat,
+    id: str,  # noqa: A002  # its name
+    timeout: float,
+    urls: list[str] | None,
+) -> Answer:
     if timeout > LONGEST:
         raise errors.BadArguments("timeout", f"at most {LONGEST} seconds are expected")
-    await orders.registry.renew(id, timeout)
+    await orders.registry.renew(id, timeout, more_urls(urls or ()))
     return {}
 
 

@@ -174,9 +174,9 @@ class Gateway:
         """Install a ticket, or replace it."""
         await self.ask(commands.AddTicket, ticket=as_json(ticket))
 
-    async def renew_ticket(self, ticket_id: str, timeout: float) -> None:
-        """Let a ticket last *timeout* seconds from now."""
-        await self.ask(commands.RenewTicket, id=ticket_id, timeout=timeout)
+    async def renew_ticket(self, ticket_id: str, timeout: float, urls: Sequence[str] = ()) -> None:
+        """Let a ticket last *timeout* seconds from now, and a tunnel lead to *urls*, too."""
+        await self.ask(commands.RenewTicket, id=ticket_id, timeout=timeout, urls=list(urls) or None)
 
     async def revoke_ticket(
         self, ticket_id: str | None = None, *, principal: str | None = None, kind: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gateway.core.ticket import MOST_URLS
 from gateway.rpc.arguments import (
     COUNT,
     JSON,
@@ -38,9 +39,16 @@ class AddTicket(_Order):
 
 
 class RenewTicket(_Order):
-    """Let a ticket last ``timeout`` seconds from now."""
+    """Let a ticket last ``timeout`` seconds from now.
 
-    arguments = fields(id=WORD, timeout=Float(least=0.0))
+    ``urls`` are where a tunnel may lead, too, such as ``spice://host2:5900``; what it has stays.
+    """
+
+    arguments = fields(
+        id=WORD,
+        timeout=Float(least=0.0),
+        urls=ListOf(Unicode(), optional=True, most=32 * 1024, longest=MOST_URLS),
+    )
     writes = True
 
 

@@ -9,7 +9,7 @@ Source: oVirt engine ticket format, as read by ovirt-imageio 2.5.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -189,7 +189,17 @@ def parse_patch(body: bytes) -> Renewal:
         raise errors.BadRequest(f"Invalid value {value} < 0")
     if value > LONGEST:
         raise errors.BadRequest(f"Invalid value {value} > {LONGEST}")
-    return Renewal(value, _Reader(members).more_urls())
+    return Renewal(value, more_urls(_Reader(members).texts("urls", ())))
+
+
+def more_urls(urls: Sequence[str]) -> tuple[str, ...]:
+    """Check *urls* that a tunnel is to have, too.
+
+    :raises BadRequest:
+    """
+    for url in urls:
+        _check("urls", url, Kind.TUNNEL)
+    return tuple(urls)
 
 
 def _invalid(name: str, reason: str) -> errors.BadRequest:
@@ -272,13 +282,6 @@ class _Reader:
             urls = (url, *(other for other in several if other != url))
         for url in urls:
             _check("urls" if url in several else "url", url, kind)
-        return urls
-
-    def more_urls(self) -> tuple[str, ...]:
-        """Those that a tunnel is to have, too."""
-        urls = self.texts("urls", ())
-        for url in urls:
-            _check("urls", url, Kind.TUNNEL)
         return urls
 
     def network(self, name: str) -> IPv4Network | IPv6Network | None:

@@ -91,6 +91,9 @@ class Reading(SynchronousTestCase):
         """A list has commas."""
         command = commands.Subscribe
         self.assertEqual(words.read(command, ["a,b"], no_file), {"kinds": ["a", "b"]})
+        one, two = "spice://h2.invalid:5900?tls-port=5901", "tcp://h2.invalid:1"
+        told = {"id": "4444", "timeout": 60.0, "urls": [one, two]}
+        self.assertEqual(self.read(f"renew-ticket 4444 60 urls={one},{two}"), told)
 
     @given(st.text(max_size=40))
     @settings(max_examples=100, deadline=None)

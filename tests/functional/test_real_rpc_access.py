@@ -332,6 +332,21 @@ class OperatorTests(RpcCase):
         await self.raises(errors.NotFound, client.renew_ticket(str(uuid4()), 5))
         await self.raises(errors.BadArguments, client.ask(commands.RevokeTicket))
 
+    async def test_more_urls(self) -> None:
+        """The ticket of a tunnel is given the host that its machine moves to, by the rules of PATCH."""
+        client = await self.client(self.operator())
+        name, urls = str(uuid4()), ["spice://h1.invalid:5900", "spice://h2.invalid:5900?tls-port=5901"]
+        await client.add_ticket(
+            {"uuid": name, "kind": "tunnel", "timeout": 60, "ops": ["connect"], "url": urls[0]}
+        )
+        await client.renew_ticket(name, 600, urls[1:])
+        self.assertEqual((await client.get_ticket(name))["urls"], urls)
+        for wrong in ("file:///etc/passwd", "spice://h3.invalid"):
+            error = await self.raises(errors.BadRequest, client.renew_ticket(name, 600, [wrong]))
+            answer = self.gateway.control("PATCH", f"/tickets/{name}", {"timeout": 600, "urls": [wrong]})
+            self.assertEqual((answer.status, answer.body.decode().strip()), (400, error.text))
+        self.assertEqual((await client.get_ticket(name))["urls"], urls)
+
     async def test_sessions(self) -> None:
         """An operator sees who is there, and ends what must end, at last itself."""
         client, user = await self.client(self.operator()), await self.client(self.grant(principal="hugo"))

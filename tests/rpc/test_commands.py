@@ -43,7 +43,7 @@ Console Graphics Screenshot: dom options?
 VolUpload VolDownload: pool volume size? options?
 Cancel: request_id
 AddTicket: ticket
-RenewTicket: id timeout
+RenewTicket: id timeout urls?
 GetTicket EndSession: id
 Drain Reload:
 Audit: from? limit?

@@ -12,7 +12,7 @@ from twisted.internet.testing import StringTransport
 
 from gateway import __version__, errors
 from gateway.core import dev_pki
-from gateway.core.tickets import Rights
+from gateway.core.tickets import Grant, Kind, Rights
 from gateway.rpc import answers_control, commands
 from gateway.rpc.answers_control import Orders
 from gateway.rpc.command import Command
@@ -252,6 +252,28 @@ class EndpointTests(DeskCase):
         self.assertIn("[rpc] listen: no", told["text"])
         self.assertEqual(self.ask(client, commands.Audit, from_=7), {"records": '[{"seq": 7}]'})
         self.assertEqual(self.refused(client, commands.EndSession, id="none")[0], "NOT_FOUND")
+
+    def test_more_urls(self) -> None:
+        """A tunnel is renewed with the host that its machine moves to; by what rules, is said in words."""
+        client = self.inside(ops=("call", "admin"))
+        first, second, long = "spice://h1.invalid:5900", "tcp://h2.invalid:1", 2**31 - 1
+        grant = Grant(Kind.TUNNEL, "n" * 24, first, (first,), ("connect",), 60)
+        ticket = self.ok(self.registry.add(grant))
+        renew: dict[str, Any] = {"id": grant.uuid, "timeout": 900.0}
+        self.assertEqual(self.ask(client, commands.RenewTicket, **renew, urls=[second, first]), {})
+        self.assertEqual((ticket.grant.urls, ticket.deadline - self.clock.seconds()), ((first, second), 900))
+        self.ask(client, commands.RenewTicket, id=grant.uuid, timeout=5)
+        for given, word in (
+            ({"urls": ["file:///etc/passwd"]}, "Unsupported url scheme: file"),
+            ({"urls": ["spice://h3.invalid"]}, "the url needs a port"),
+            ({"urls": [f"tcp://h.invalid:{port}" for port in range(1, 64)]}, "64 in all"),
+            ({"urls": [second], "id": "t" * 24}, "Only the ticket of a tunnel"),
+            ({"urls": [second], "timeout": long + 1.0}, f"at most {long}"),
+        ):
+            code, told = self.refused(client, commands.RenewTicket, **(renew | given))
+            self.assertSubstring(word, told["text"])
+            self.assertIn(code, {"BAD_REQUEST", "BAD_ARGS"})
+        self.assertEqual((ticket.grant.urls, ticket.deadline - self.clock.seconds()), ((first, second), 5))
 
     def test_own_end(self) -> None:
         """Who ends its own session gets an answer first."""
