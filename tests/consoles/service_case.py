@@ -138,7 +138,7 @@ class ServiceCase(ReactorTestCase):
         self.greeting = b""
         self.reached: list[Console] = []
         target = Factory()
-        target.buildProtocol = self._reached  # type: ignore[method-assign, assignment]
+        target.buildProtocol = self._reached  # type: ignore[method-assign, assignment]  # it counts them
         self.target = self.listen(target)
 
     def _audit(self, event: str, /, **fields: object) -> None:

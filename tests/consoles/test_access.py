@@ -269,7 +269,7 @@ class SignedTests(Stage):
         self.assertRaises(errors.ConfigError, self.only_authority)
 
     def only_authority(self) -> Access:
-        self.engine = (None, self.engine[1])  # type: ignore[assignment]
+        self.engine = (None, self.engine[1])  # type: ignore[assignment]  # no certificate but the authority's
         return self.make(engine_ca=self.authority[0])
 
     def test_hole_9(self) -> None:
@@ -286,7 +286,7 @@ class SignedTests(Stage):
             ).write(self.folder, name)
             for it, name in ((authority, "good"), (host, "forged"))
         )
-        self.engine = (None, self.engine[1])  # type: ignore[assignment]
+        self.engine = (None, self.engine[1])  # type: ignore[assignment]  # no certificate but the authority's
         self.access = self.make(engine_ca=self.authority[0], eku=usage)
         self.opens("/" + self.sign(by=good))
         self.refused("signer", "/" + self.sign(by=forged))

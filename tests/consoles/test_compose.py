@@ -37,7 +37,7 @@ class ComposeTests(Stage):
         def refused(peer: str, error: errors.GatewayError) -> None:
             raise error
 
-        kept = Recordings(lambda *_: None, self.clock, self.wall)  # type: ignore[arg-type]
+        kept = Recordings(lambda *_: None, self.clock, self.wall)  # type: ignore[arg-type]  # nothing is run
         base = Base(self.clock, self.wall, self.registry, tokens, sessions, dialer)
         service = compose(config(), base, kept, refused)
         assert service is not None

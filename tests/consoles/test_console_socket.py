@@ -150,7 +150,7 @@ class OpeningTests(SocketCase):
             read_handshake(exchange.head)
             raise errors.UpstreamFailed
 
-        self.serve = refuse  # type: ignore[method-assign]
+        self.serve = refuse  # type: ignore[method-assign]  # one that refuses
         self.connect(client(BINARY, b"early"))
         self.assertEqual(statuses(self.head), [502])
         self.connect(Sec_WebSocket_Protocol=b"a, a")
@@ -242,7 +242,7 @@ class BytesTests(SocketCase):
         def refuse(data: bytes) -> None:
             raise errors.Forbidden("view only")
 
-        self.hear = refuse  # type: ignore[method-assign]
+        self.hear = refuse  # type: ignore[method-assign]  # one that refuses
         wire = self.connect(client(BINARY, b"x"))
         self.assertEqual(self.sent(wire), [(CLOSE, (4403, "view only"))])
 

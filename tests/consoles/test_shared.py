@@ -309,7 +309,7 @@ class PictureTests(HubCase):
     def test_stalled_before_resize(self) -> None:
         """Who is stalled keeps no screen that is gone."""
         person, busy = self.join(), self.join()
-        old = ref(person.viewer.hub._server.framebuffer)  # type: ignore[union-attr]
+        old = ref(person.viewer.hub._server.framebuffer)  # type: ignore[union-attr]  # there is a screen by now
         person.viewer.pauseProducing()
         self.screen.resize(100, 100)
         self.see(busy)

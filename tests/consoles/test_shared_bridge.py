@@ -86,7 +86,7 @@ class SharedTests(ServiceCase):
         """The browser's side of the handshake."""
         self.assertEqual(page.status, 101, page.heard)
         for size, said in ((12, VERSION), (14, b"\1"), (18, b"\1")):
-            await self.until(lambda size=size: len(page.said) >= size)  # type: ignore[misc]
+            await self.until(lambda: len(page.said) >= size)  # noqa: B023 (asked at once)
             page.send(said)
         await self.until(lambda: len(page.said) > 18 + 24)
 
@@ -272,7 +272,7 @@ class SharedTests(ServiceCase):
         await self.ticket(uses=2)
         for _ in range(2):
             pages = [await self.ask(), await self.ask()]
-            await self.until(lambda pages=pages: all(it.head for it in pages))  # type: ignore[misc]
+            await self.until(lambda: all(it.head for it in pages))  # noqa: B023 (asked at once)
             self.assertEqual([it.status for it in pages], [502, 502])
         self.assertEqual((len(self.sessions), len(self.consoles.hubs)), (0, 0))
 
@@ -392,7 +392,7 @@ class SharedTests(ServiceCase):
         [hub] = self.consoles.hubs._hubs.values()
         self.assertEqual(len(hub._viewers), 1)
         for page in mine:
-            await self.until(lambda page=page: page.closed)  # type: ignore[misc]
+            await self.until(lambda: page.closed)  # noqa: B023 (asked at once)
             self.assertEqual(page.closed, REVOKED)
         await self.sees(yours)
         await self.registry.revoke(OTHER)
@@ -425,7 +425,7 @@ class SharedTests(ServiceCase):
         pages = [await self.join(), await self.join(), await self.arrive()]
         self.machine.transport.loseConnection()
         for page in pages:
-            await self.until(lambda page=page: page.closed)  # type: ignore[misc]
+            await self.until(lambda: page.closed)  # noqa: B023 (asked at once)
             self.assertEqual(page.closed, OVER)
             page.transport.write(close(1000))
         await self.until(lambda: not len(self.sessions) and not len(self.consoles.hubs))
@@ -440,7 +440,7 @@ class SharedTests(ServiceCase):
         for number, page in enumerate(pages):
             self.assertFalse(self.machine.lost)
             page.transport.write(close(1000))
-            await self.until(lambda number=number: len(self.sessions) == 1 - number)  # type: ignore[misc]
+            await self.until(lambda: len(self.sessions) == 1 - number)  # noqa: B023 (asked at once)
         await self.until(lambda: self.machine.lost)
         self.assertTrue(self.machine.clean)
 
@@ -451,7 +451,7 @@ class SharedTests(ServiceCase):
         for said in (b"GET / HTTP/1.1\r\n\r\n", bytes([0, 0, 0, 0, 16, 16]) + bytes(14)):
             page = await self.join()
             page.send(said)
-            await self.until(lambda page=page: page.closed)  # type: ignore[misc]
+            await self.until(lambda: page.closed)  # noqa: B023 (asked at once)
             self.assertEqual((page.closed or (0, ""))[0], 4400)
         await self.sees(stays)
 

@@ -200,7 +200,7 @@ class PlainTests(ReactorTestCase):
         """autobahn's own client agrees: handshake, subprotocol, messages, ping and goodbye."""
         told: list[Any] = []
 
-        class Client(WebSocketClientProtocol):  # type: ignore[misc, unused-ignore]
+        class Client(WebSocketClientProtocol):  # type: ignore[misc, unused-ignore]  # untyped base
             def onConnect(self, response: Any) -> None:
                 told.append(response.protocol)
 

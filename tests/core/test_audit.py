@@ -19,7 +19,7 @@ class AuditTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.clock = Clock()
-        log = Logger(namespace="gateway.audit", observer=self.events.append)  # type: ignore[arg-type]
+        log = Logger(namespace="gateway.audit", observer=self.events.append)  # type: ignore[arg-type]  # a plain function observes as well
         self.audit = Audit(log, lambda: 1_700_000_000.25, self.clock, "host.invalid", 42, "b00t")
 
     @property

@@ -246,7 +246,7 @@ class OneAtATimeTests(ChannelCase):
         largest = 0
         while len(self.seen) < 1000:
             wire.receive(b"")
-            largest = max(largest, len(wire.protocol._pipelined))  # type: ignore[attr-defined]
+            largest = max(largest, len(wire.protocol._pipelined))  # type: ignore[attr-defined]  # an HttpChannel
             self.assertEqual(len(self.seen), statuses(wire.sent).count(200) + 1)
             self.turn.callback(None)
             self.clock.advance(0)
@@ -647,7 +647,7 @@ class ExpectTests(ChannelCase):
         for _ in range(256):
             wire.receive(bytes(65536))
         self.assertFalse(wire.closed)
-        self.assertEqual(wire.protocol._exchange.body._queue, type(self.seen[0].body._queue)())  # type: ignore[attr-defined]
+        self.assertEqual(wire.protocol._exchange.body._queue, type(self.seen[0].body._queue)())  # type: ignore[attr-defined]  # an HttpChannel
         wire.receive(bytes(65536))
         self.assertTrue(wire.closed)
         self.assertFalse(wire.aborted)

@@ -29,7 +29,8 @@ from gateway.core.dev_pki import authority, make
 from gateway.errors import ConfigError
 
 EXAMPLE = """\
-# Every service on loopback, as tests and acceptance checks write it. Relative paths are relative to this file.
+# Every service on loopback, as tests and acceptance checks write it.
+# Relative paths are relative to this file.
 # A service whose issue is not done yet may report its section as unknown; then leave the section out.
 
 [gateway]
@@ -85,7 +86,7 @@ listen = tcp:54323:interface=127.0.0.1
 
 [metrics]
 listen = tcp:9464:interface=127.0.0.1
-"""  # noqa: E501
+"""
 
 
 class ConfigCase(SynchronousTestCase):

@@ -501,6 +501,6 @@ class Sockets(ReactorTestCase):
             await deferLater(reactor, 0.01, lambda: None)
         self.assertEqual(limits.fraction, 0)
 
-    def test_one_too_many(self) -> None:
+    def test_one_too_many(self) -> Deferred[None]:
         """The connections above a cap are closed at once, and only they."""
-        return Deferred.fromCoroutine(self._one_too_many())  # type: ignore[return-value]
+        return Deferred.fromCoroutine(self._one_too_many())

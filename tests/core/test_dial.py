@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,8 @@ class Serve:
 
 class Greeter(Protocol):
     """Says hello and remembers what it hears."""
+
+    transport: Any
 
     def __init__(self) -> None:
         self.heard = b""
@@ -137,12 +139,12 @@ class DialerTests(ReactorTestCase):
     def dialer(self, *answers: Sequence[str], rules: Sequence[str] = LOOPBACK, **options: Any) -> Dialer:
         self.names = Names(*answers)
         policy = Policy([parse_rule(it) for it in rules])
-        return Dialer(self.reactor, policy, self.names, **options)  # type: ignore[arg-type]
+        return Dialer(self.reactor, policy, self.names, **options)  # type: ignore[arg-type]  # a double
 
     def client(self) -> Factory[Greeter]:
         return Factory.forProtocol(Greeter)
 
-    async def fails(self, kind: type[GatewayError], reason: str, work: Coroutine[Any, Any, Any]) -> None:
+    async def fails(self, kind: type[GatewayError], reason: str, work: Awaitable[Any]) -> None:
         try:
             await work
         except kind as error:
@@ -283,7 +285,7 @@ class DialerTests(ReactorTestCase):
             dialer = self.dialer(dns_timeout=0.1, lookups=2)
             dials = [Deferred.fromCoroutine(dialer.connect("tcp", NAME, 1, self.client())) for _ in range(5)]
             for it in dials:
-                await self.fails(UpstreamFailed, "dns", it)  # type: ignore[arg-type]
+                await self.fails(UpstreamFailed, "dns", it)
             self.assertEqual(len(self.names.asked), 2)
             for done in self.names.late:
                 done()
@@ -366,7 +368,7 @@ class DialerTests(ReactorTestCase):
 
         async def run() -> None:
             built: list[object] = []
-            factory = Factory.forProtocol(lambda: built.append(1))  # type: ignore[type-var]
+            factory = Factory.forProtocol(lambda: built.append(1))  # type: ignore[type-var]  # it builds nothing
             client = [ExtendedKeyUsageOID.CLIENT_AUTH]
             for issued in (
                 ca().issue("x", now=NOW, names=["other.invalid"]),

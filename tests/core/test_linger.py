@@ -18,7 +18,7 @@ class LingerTests(SynchronousTestCase):
         self.clock = Clock()
         site = GatewaySite(self.clock)
         site.routes.append(lambda exchange: self.refuse)
-        self.channel = site.buildProtocol(None)  # type: ignore[arg-type]
+        self.channel = site.buildProtocol(None)  # type: ignore[arg-type]  # from nowhere
         self.transport = StringTransport()
         self.channel.makeConnection(self.transport)
         self.channel.dataReceived(b"PUT /x HTTP/1.1\r\nhost: a.invalid\r\ncontent-length: 1000000\r\n\r\n")

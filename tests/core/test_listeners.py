@@ -80,13 +80,15 @@ class ListenerTests(ReactorTestCase):
 
     def test_no_delay(self) -> Deferred[None]:
         """No byte of an answer waits for the client to acknowledge the one before it."""
-        made: Deferred[None] = Deferred()
+        made: Deferred[int] = Deferred()
 
         class Accepted(Protocol):
+            transport: Any
+
             def connectionMade(self) -> None:
-                handle: socket.socket = self.transport.getHandle()  # type: ignore[union-attr]
-                self.transport.loseConnection()  # type: ignore[union-attr]
-                made.callback(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))  # type: ignore[arg-type]
+                handle: socket.socket = self.transport.getHandle()
+                self.transport.loseConnection()
+                made.callback(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
         port = self.number(self.listen("tcp:0:interface=127.0.0.1", Accepted))
         client = socket.create_connection(("127.0.0.1", port), 5)

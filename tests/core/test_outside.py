@@ -94,7 +94,7 @@ class OutsideTests(ReactorTestCase):
     async def test_silent(self) -> None:
         """A host that accepts and says nothing is given up in time, and let go."""
         far = Greeter()
-        far.connectionMade = lambda: None  # type: ignore[method-assign]
+        far.connectionMade = lambda: None  # type: ignore[method-assign]  # it says nothing
         port = self.listen(Factory.forProtocol(lambda: far))
         await self.fails(errors.UpstreamTimeout, "connect", port, timeout=0.1)
         await far.lost

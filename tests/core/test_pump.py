@@ -227,7 +227,7 @@ class TlsTlsTests(BodyCase):
             host = self.begun(2 * number)
             host.take()
             host.out += self.answer(content_length=LARGE) + DATA[:PART]
-            self.until(lambda: not host.out and len(self.body_of(client)) == PART)  # noqa: B023
+            self.until(lambda: not host.out and len(self.body_of(client)) == PART)  # noqa: B023 (asked at once)
             way(host)
             second = self.begun(2 * number + 1)
             asked = self.taken(second)
@@ -256,7 +256,7 @@ class TlsTlsTests(BodyCase):
             client = self.connect()
             client.out += self.request("PUT", content_length=LARGE) + DATA[:PART]
             host = self.begun(number)
-            self.until(lambda: len(self.body_of(host)) == PART)  # noqa: B023
+            self.until(lambda: len(self.body_of(host)) == PART)  # noqa: B023 (asked at once)
             way(host)
             self.assertEqual(self.taken(client).status, 502)
 
@@ -276,9 +276,9 @@ class TlsTlsTests(BodyCase):
             client = self.connect()
             client.out += self.request("PUT", content_length=LARGE) + DATA[:PART]
             host = self.begun(number)
-            self.until(lambda: len(self.body_of(host)) == PART)  # noqa: B023
+            self.until(lambda: len(self.body_of(host)) == PART)  # noqa: B023 (asked at once)
             way(client)
-            self.until(lambda: host.ended)  # noqa: B023
+            self.until(lambda: host.ended)  # noqa: B023 (asked at once)
             self.assertEqual(self.body_of(host), DATA[:PART])
         self.assertEqual([closing[1:] for closing in self.closings()], [(PART, 0)] * 3)
         self.assertNotIn("done", [closing[0] for closing in self.closings()])
@@ -290,9 +290,9 @@ class TlsTlsTests(BodyCase):
             client.out += self.request("GET")
             host = self.begun(number)
             host.out += self.answer(content_length=LARGE) + DATA[:PART]
-            self.until(lambda: len(self.body_of(client)) == PART)  # noqa: B023
+            self.until(lambda: len(self.body_of(client)) == PART)  # noqa: B023 (asked at once)
             way(client)
-            self.until(lambda: host.ended)  # noqa: B023
+            self.until(lambda: host.ended)  # noqa: B023 (asked at once)
         self.assertEqual(len(self.hosts), 3)
         self.assertNotIn("done", [closing[0] for closing in self.closings()])
 
@@ -477,7 +477,7 @@ class TlsTlsTests(BodyCase):
             self.pass_time(UPSTREAM * 0.9, UPSTREAM * 0.3)
             host.reading = True
             wanted = host.received + 1_000_000
-            self.until(lambda: host.received > wanted)  # noqa: B023
+            self.until(lambda: host.received > wanted)  # noqa: B023 (asked at once)
         self.assertEqual(client.got, b"")
 
     def test_client_stops_reading(self) -> None:

@@ -108,7 +108,7 @@ class ServerTests(TemporaryFiles):
     ) -> tuple[Any, bool]:
         """Connect; return the session, and whether it is *session* resumed."""
         tls = server if isinstance(server, ReloadableTLS) else ReloadableTLS(lambda: server)
-        ours = tls.serverConnectionForTLS(None)  # type: ignore[arg-type]
+        ours = tls.serverConnectionForTLS(None)  # type: ignore[arg-type]  # over no transport
         ours.set_accept_state()
         link = Link(client, ours, server_hostname=NAME, session=session)
         link.talk()
@@ -179,7 +179,7 @@ class ClientTests(TemporaryFiles):
     def visit(self, server: ssl.SSLContext, name: str = NAME, made: bool = True, **options: Any) -> bool:
         """Connect; whether an earlier session was resumed."""
         creator = strict_creator(name, [self.ca], sessions=self.sessions, **options)
-        ours = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
+        ours = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]  # over no transport
         ours.set_connect_state()
         link = Link(server, ours, server_side=True)
         link.talk()
@@ -205,7 +205,7 @@ class ClientTests(TemporaryFiles):
         """Without a place for sessions there are none."""
         creators = [strict_creator(NAME, [self.ca]) for _ in range(2)]
         for creator in creators:
-            ours = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
+            ours = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]  # over no transport
             ours.set_connect_state()
             link = Link(self.host, ours, server_side=True)
             link.talk()

@@ -157,7 +157,7 @@ class SessionTests(SynchronousTestCase):
             [fields["reason"] for _, fields in self.trail], ["closed by its owner", "stopped", "stopped"]
         )
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual(self.ok(self.registry.get(UUID)).holds, {})  # type: ignore[union-attr]
+        self.assertEqual(self.ok(self.registry.get(UUID)).holds, {})  # type: ignore[union-attr]  # it is known
 
     def test_kill(self) -> None:
         """An operator ends one session; its ticket and its neighbors go on."""
@@ -234,4 +234,4 @@ class SessionTests(SynchronousTestCase):
         answer = table.open(UUID, "view", kind=Kind.CONSOLE, peer=None, target="", ended=self.told.append)
         failure = self.failureResultOf(Deferred.fromCoroutine(answer), errors.NoTicket)
         self.assertEqual((failure.value.reason, table.list(), self.told), ("revoked", (), ["revoked"]))
-        self.assertEqual(self.ok(registry.get(UUID)).holds, {})  # type: ignore[union-attr]
+        self.assertEqual(self.ok(registry.get(UUID)).holds, {})  # type: ignore[union-attr]  # it is known

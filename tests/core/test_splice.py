@@ -264,16 +264,16 @@ class SpliceTests(TunnelCase):
             first.out += DATA
             self.rest()
             second.reading = True
-            self.until(lambda: not first.out)  # noqa: B023
+            self.until(lambda: not first.out)  # noqa: B023 (asked at once)
             first.half_close()
-            self.until(lambda: second.ended)  # noqa: B023
+            self.until(lambda: second.ended)  # noqa: B023 (asked at once)
             self.assertEqual((second.ended, bytes(second.got)), ("eof", DATA))
             second.out += DATA
-            self.until(lambda: not second.out)  # noqa: B023
+            self.until(lambda: not second.out)  # noqa: B023 (asked at once)
             second.half_close()
-            self.until(lambda: first.ended)  # noqa: B023
+            self.until(lambda: first.ended)  # noqa: B023 (asked at once)
             self.assertEqual((first.ended, bytes(first.got)), ("eof", DATA))
-            self.until(lambda: through.word)  # noqa: B023
+            self.until(lambda: through.word)  # noqa: B023 (asked at once)
             self.assertEqual(through.moved, [len(DATA)] * 2)
             self.assert_no_pipes()
 
@@ -306,8 +306,8 @@ class SpliceTests(TunnelCase):
             gone.cut()
             left.reading = True
             left.out += b"x"
-            self.until(lambda: left.ended)  # noqa: B023
-            self.until(lambda: through.word)  # noqa: B023
+            self.until(lambda: left.ended)  # noqa: B023 (asked at once)
+            self.until(lambda: through.word)  # noqa: B023 (asked at once)
             if not number:
                 self.assertEqual(bytes(left.got), DATA[: len(left.got)])
             self.assert_no_pipes()
@@ -385,7 +385,7 @@ class SpliceTests(TunnelCase):
                 for peer in (through.client, through.host):
                     peer.cut()
             self.clock.advance(LINGER)
-            self.until(lambda: all(it.word for it in some))  # noqa: B023
+            self.until(lambda: all(it.word for it in some))  # noqa: B023 (asked at once)
             self.assert_no_pipes()
             self.all.clear()
         self.assertEqual(self.clock.getDelayedCalls(), [])

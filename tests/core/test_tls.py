@@ -84,6 +84,15 @@ def handshake(client: SSL.Connection, server: SSL.Connection) -> None:
         assert other.recv(10) == b"x"
 
 
+def client_to(
+    host: str, trust: Sequence[x509.Certificate | Path] | None = None, **options: Any
+) -> SSL.Connection:
+    """A connection of :func:`strict_creator`'s, over no transport."""
+    creator: Any = strict_creator(host, trust or [ca().certificate], **options)
+    client: SSL.Connection = creator.clientConnectionForTLS(None)
+    return client
+
+
 def accepted(client: SSL.Connection, server: SSL.Connection) -> bool:
     try:
         handshake(client, server)
@@ -105,9 +114,7 @@ class StrictCreator(SynchronousTestCase):
     def verifies(
         self, host: str, issued: dev_pki.Issued, trust: Sequence[x509.Certificate | Path] | None = None
     ) -> bool:
-        creator = strict_creator(host, trust or [ca().certificate])
-        client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
-        return accepted(client, SSL.Connection(raw_server(issued), None))
+        return accepted(client_to(host, trust), SSL.Connection(raw_server(issued), None))
 
     def test_good(self) -> None:
         """The right name, address or wildcard of one label is accepted; no EKU is fine."""
@@ -176,9 +183,7 @@ class StrictCreator(SynchronousTestCase):
         forged = good().issue("x", now=NOW, names=[NAME])
         context = raw_server(forged)
         present(context, [forged.certificate, good().certificate], forged.key)
-        creator = strict_creator(NAME, [ca().certificate])
-        client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
-        self.assertFalse(accepted(client, SSL.Connection(context, None)))
+        self.assertFalse(accepted(client_to(NAME), SSL.Connection(context, None)))
 
     def test_intermediate(self) -> None:
         """A chain through an intermediate CA is accepted; the strict check is for the leaf only."""
@@ -186,18 +191,13 @@ class StrictCreator(SynchronousTestCase):
         leaf = middle.issue("x", now=NOW, names=[NAME], usages=[SERVER])
         context = raw_server(leaf)
         present(context, [leaf.certificate, middle.certificate], leaf.key)
-        client: SSL.Connection = strict_creator(NAME, [ca().certificate]).clientConnectionForTLS(
-            None  # type: ignore[arg-type]
-        )
-        self.assertTrue(accepted(client, SSL.Connection(context, None)))
+        self.assertTrue(accepted(client_to(NAME), SSL.Connection(context, None)))
 
     def test_server_name(self) -> None:
         """SNI carries names and never addresses."""
         for host, sent in ((NAME, NAME.encode()), ("127.0.0.1", None)):
-            creator = strict_creator(host, [ca().certificate])
-            client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
             server = SSL.Connection(raw_server(good()), None)
-            handshake(client, server)
+            handshake(client_to(host), server)
             self.assertEqual(server.get_servername(), sent)
 
     def test_versions(self) -> None:
@@ -207,8 +207,7 @@ class StrictCreator(SynchronousTestCase):
         context.set_cipher_list(b"ALL:@SECLEVEL=0")
         context.set_max_proto_version(SSL.TLS1_2_VERSION)
         for minimum, result in (("1.2", True), ("1.3", False)):
-            creator = strict_creator(NAME, [ca().certificate], terms=Terms(minimum=minimum))
-            client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
+            client = client_to(NAME, terms=Terms(minimum=minimum))
             self.assertEqual(accepted(client, SSL.Connection(context, None)), result)
 
     def test_context_is_shared(self) -> None:
@@ -272,8 +271,7 @@ class Server(SynchronousTestCase):
         if issued is not None:
             certificate, key = issued.write(self.directory, "client")
             options = {"client_certificate": certificate, "client_key": key}
-        creator = strict_creator(NAME, [self.ca], **options)
-        return creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
+        return client_to(NAME, [self.ca], **options)
 
     def lets_in(self, context: ServerContext, issued: dev_pki.Issued | None) -> bool:
         return accepted(self.client(issued), SSL.Connection(context.context, None))
@@ -399,7 +397,7 @@ class Server(SynchronousTestCase):
 
     def served(self, tls: ReloadableTLS) -> int:
         client = self.client()
-        handshake(client, tls.serverConnectionForTLS(None))  # type: ignore[arg-type]
+        handshake(client, tls.serverConnectionForTLS(None))  # type: ignore[arg-type]  # over no transport
         peer = client.get_peer_certificate()
         assert peer is not None
         return int(peer.get_serial_number())
@@ -411,7 +409,7 @@ class Server(SynchronousTestCase):
         renewed = ca().issue("gateway", now=NOW, names=[NAME], life=timedelta(days=100))
         renewed.write(self.directory, "renewed")
         certificate, key = self.files
-        open_client, open_server = self.client(), tls.serverConnectionForTLS(None)  # type: ignore[arg-type]
+        open_client, open_server = self.client(), tls.serverConnectionForTLS(None)  # type: ignore[arg-type]  # over no transport
         handshake(open_client, open_server)
         for path in (certificate, key):
             before = path.read_bytes()
@@ -531,8 +529,7 @@ class Deadline(SynchronousTestCase):
                 transport.clear()
 
     def client(self) -> SSL.Connection:
-        creator = strict_creator(NAME, [ca().certificate])
-        client: SSL.Connection = creator.clientConnectionForTLS(None)  # type: ignore[arg-type]
+        client = client_to(NAME)
         client.set_connect_state()
         return client
 
@@ -554,7 +551,7 @@ class Deadline(SynchronousTestCase):
 
     def test_refused_by_factory(self) -> None:
         """A factory that builds nothing ends the connection."""
-        self.factory.wrappedFactory.buildProtocol = lambda _: None  # type: ignore[attr-defined]
+        self.factory.wrappedFactory.buildProtocol = lambda _: None  # type: ignore[attr-defined]  # it wraps one
         protocol, transport = self.connect()
         self.talk(self.client(), protocol, transport)
         self.assertTrue(transport.disconnected)

@@ -276,7 +276,7 @@ class EnvelopeTests(TokensTestCase):
                 ("C", True, True),
             ):
                 with self.subTest((generation, sha1)):
-                    text = envelope(generation, enclose=enclose)  # type: ignore[arg-type]
+                    text = envelope(generation, enclose=enclose)  # type: ignore[arg-type]  # one of the three
                     verifier = self.pinned(sha1=sha1)
                     if good:
                         self.assertEqual(verifier.verify(text, "image").grant["uuid"], UUID)

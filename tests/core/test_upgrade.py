@@ -153,7 +153,7 @@ class UpgradeTests(ChannelCase):
         for error, logged in ((errors.UpstreamFailed(), 0), (ZeroDivisionError(), 1)):
             self.successor = Successor()
             fails: Deferred[None] = Deferred()
-            self.then = lambda fails=fails: fails  # type: ignore[misc]
+            self.then = lambda fails=fails: fails  # type: ignore[misc]  # mypy does not infer what has a default
             wire = self.ask(request())
             wire.taken()
             fails.errback(error)

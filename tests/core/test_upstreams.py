@@ -53,7 +53,10 @@ class UpstreamsTests(SynchronousTestCase):
         self.clock = Clock()
         self.dial = Dial()
         self.pool = UpstreamPool(self.clock)
-        trust: Any = lambda host: ("trust", host)  # noqa: E731
+
+        def trust(host: str) -> Any:
+            return "trust", host
+
         self.upstreams = Upstreams(cast(Dialer, self.dial), self.pool, trust, self.clock, timeout=120)
         self.addCleanup(self.check_clean)
 

@@ -87,7 +87,7 @@ class PageTests(ChannelCase):
         (folder / "big").write_bytes(bytes(range(256)) * 2048)
         (folder / "deeper").mkdir()
         files = File(str(folder))
-        files.childNotFound = Refusal(errors.NotFound())  # type: ignore[assignment]
+        files.childNotFound = Refusal(errors.NotFound())  # type: ignore[assignment]  # any resource will do
         root.putChild(b"files", files)
         self.site.resource = root
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
@@ -69,8 +70,8 @@ class _Ended(ProcessProtocol):
         if not self.printed.called:
             self.printed.callback(None)
 
-    def processEnded(self, reason: object) -> None:
-        self.ended.callback(getattr(reason, "value").exitCode)  # noqa: B009
+    def processEnded(self, reason: Any) -> None:
+        self.ended.callback(reason.value.exitCode)
 
 
 class Process(ControlTestCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -179,6 +179,6 @@ def other_origin(directory: Path) -> Iterator[int]:
 
 def image_checksum(content: bytes, block_size: int = 4 * MIB) -> str:
     """The checksum of an image as the image daemon defines it: over the digests of its blocks."""
-    digest: Callable[[bytes], bytes] = lambda block: hashlib.blake2b(block, digest_size=32).digest()  # noqa: E731
+    digest = partial(hashlib.blake2b, digest_size=32)
     blocks = (content[at : at + block_size] for at in range(0, len(content), block_size))
-    return digest(b"".join(map(digest, blocks))).hex()
+    return digest(b"".join(digest(block).digest() for block in blocks)).hexdigest()

@@ -356,7 +356,7 @@ def main(order: dict[str, Any]) -> None:
     """Do what the module says."""
     begin = time.monotonic()
     said = {"short": short, "broken": broken}[order["what"]](Place(order), order)
-    print(json.dumps({**said, "seconds": time.monotonic() - begin}), flush=True)  # noqa: T201
+    print(json.dumps({**said, "seconds": time.monotonic() - begin}), flush=True)  # noqa: T201 (this is what the test reads)
 
 
 if __name__ == "__main__":

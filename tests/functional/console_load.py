@@ -208,7 +208,7 @@ async def _browse(order: Mapping[str, Any]) -> None:
 
 async def _echo() -> None:
     server = await asyncio.get_running_loop().create_server(Echo, HOST, 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 (this is what the test reads)
     await server.serve_forever()
 
 

@@ -139,7 +139,10 @@ class TransferPageTests(BrowserTestCase):
         self.browser.open(self.gateway.page("paused"))
         self.browser.until("may", "upload")
         self.browser.find("file").send_keys(path)
-        press = lambda key: ActionChains(self.browser.driver).send_keys(key).perform()  # noqa: E731
+
+        def press(key: str) -> None:
+            ActionChains(self.browser.driver).send_keys(key).perform()
+
         self.browser.driver.execute_script("document.getElementById('file').focus()")
         press(Keys.TAB)
         press(Keys.ENTER)

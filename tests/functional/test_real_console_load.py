@@ -86,7 +86,7 @@ class CrowdTests(ConsoleCase):
                 self._go(browsers)
             finally:
                 browsers.kill()
-        print(  # noqa: T201
+        print(  # noqa: T201 (what was measured)
             f"{self.SESSIONS} consoles: opened in {opened['seconds']:.1f} s, {each / 1024:.1f} KiB each, "
             f"{self.SESSIONS * self.BYTES / MIB / moved['seconds']:.0f} MiB/s there and back; "
             f"{self.SESSIONS // self.TICKETS} of one ticket closed within {took * 1000:.0f} ms"
@@ -136,7 +136,7 @@ class StalledTests(ConsoleCase):
         before = kernel.memory(self.gateway.pid)
         time.sleep(self.SECONDS)
         growth = kernel.memory(self.gateway.pid, "VmHWM") - before
-        print(f"{what}: grew by {growth / MIB:.2f} MiB")  # noqa: T201
+        print(f"{what}: grew by {growth / MIB:.2f} MiB")  # noqa: T201 (what was measured)
         self.assertLess(growth, self.GROWTH, what)
 
     def stalled(self, what: str, console: Console, start: int, text: bool = False) -> None:
@@ -226,7 +226,7 @@ class StalledTests(ConsoleCase):
         consoles = [self.path(f"/console/{ticket}") for _ in range(60)]
         time.sleep(2)
         each = (self.gateway.rss() - start) / len(consoles)
-        print(f"{each / 1024:.0f} KiB for each stalled browser")  # noqa: T201
+        print(f"{each / 1024:.0f} KiB for each stalled browser")  # noqa: T201 (what was measured)
         self.assertLess(each, 1.5 * MIB)
         self.peak("sixty stalled browsers")
         begun = time.monotonic()

@@ -151,7 +151,7 @@ class FrameTests(_Case):
             other.send(b"%d." % number)
             other.until(b"%d." % number)
             times.append(time.monotonic() - begun)
-        print(f"{sent} pings sent, others were served within {max(times) * 1000:.0f} ms")  # noqa: T201
+        print(f"{sent} pings sent, others were served within {max(times) * 1000:.0f} ms")  # noqa: T201 (what was measured)
         self.assertLess(sorted(times)[len(times) // 2], 1.0)
         self.assertLess(self.grown(before), SOME)
 
@@ -224,7 +224,7 @@ class VncServerTests(_Case):
                 begun = time.monotonic()
                 self.refused(502, f"/console/{ticket}")
                 self.assertLess(time.monotonic() - begun, 8.0, number)
-            wait_for(lambda: not server.live, "hung up")  # noqa: B023
+            wait_for(lambda: not server.live, "hung up")  # noqa: B023 (asked at once)
         self.assertLess(self.grown(before), SOME)
         wait_for(lambda: not self.gateway.sessions(), "no session")
 

@@ -254,7 +254,7 @@ class ReloadTests(_LineCase):
             self.gateway.config_file.write_text(text.replace(f"origins = {PAGE}", wrong))
             before = len(self.gateway.log())
             os.kill(self.gateway.pid, signal.SIGHUP)
-            wait_for(lambda: "not reloaded" in self.gateway.log()[before:], "not reloaded")  # noqa: B023
+            wait_for(lambda: "not reloaded" in self.gateway.log()[before:], "not reloaded")  # noqa: B023 (asked at once)
             self.assertIn(f"[consoles] {wrong.split()[0]}", self.gateway.log()[before:])
         console.send(b"still\n")
         console.until(b"still\n")

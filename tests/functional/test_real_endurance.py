@@ -183,7 +183,7 @@ class EnduranceTests(GatewayCase):
         self.assertEqual((done.returncode, done.stderr.decode()), (0, ""))
         said: dict[str, Any] = json.loads(done.stdout)
         used = kernel.cpu(self.gateway.pid) - used
-        print(f"{what}: {count} in {said['seconds']:.1f} s, the gateway used {used:.1f} s: {said}")  # noqa: T201
+        print(f"{what}: {count} in {said['seconds']:.1f} s, the gateway used {used:.1f} s: {said}")  # noqa: T201 (what was measured)
         return said
 
     # -- what is held ----------------------------------------------------------------------
@@ -227,7 +227,7 @@ class EnduranceTests(GatewayCase):
             said.append(self.crowd(what, count // 2, tickets, seed))
             after = self.calm(before)
             memory.append(self.gateway.rss())
-            print(f"{after}, {memory[-1] / MIB:.1f} MiB")  # noqa: T201
+            print(f"{after}, {memory[-1] / MIB:.1f} MiB")  # noqa: T201 (what was measured)
             self.assertEqual(after, before)
             self.assertLessEqual(after.threads, before.threads + self.FILE_THREADS)
         self.assertLess(memory[1] - memory[0], self.GROWTH[what])

@@ -93,7 +93,7 @@ class FairnessTests(GatewayCase):
             uploads = (self.received() - bytes_in) / took / MIB
             used, waited = (kernel.cpu(pid) - used) / took, (in_line(pid) - waited) / took
             self.assertGreater(uploads, 0)
-            print(found := Round(small.p99, small.p50, uploads, used, waited))  # noqa: T201
+            print(found := Round(small.p99, small.p50, uploads, used, waited))  # noqa: T201 (what was measured)
             return found
         finally:
             uploading.process.kill()

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from cryptography import x509
@@ -71,7 +72,7 @@ class CrowdTests(_FileCase):
         self.assertEqual((answer.status, answer.body), (200, b"image\n"))
         self.assertLess(took, 4.0)
         self.assertLess(asked - begin, 12.0, "some of the crowd were gone already")
-        print(f"served in {took * 1000:.0f} ms beside {len(peers) + 50} silent peers")  # noqa: T201
+        print(f"served in {took * 1000:.0f} ms beside {len(peers) + 50} silent peers")  # noqa: T201 (what was measured)
         for connection in peers:
             connection.settimeout(DEADLINE)
             with contextlib.suppress(ConnectionResetError):
@@ -159,7 +160,7 @@ class GuessTests(_FileCase):
     def test_429(self) -> None:
         """Who guesses too often waits, even with a good ticket in hand; his neighbors do not."""
         name = self.image_ticket()
-        guess = lambda: attacks.ask_from("127.0.0.3", self.gateway, "GET", "/images/guess")  # noqa: E731
+        guess = partial(attacks.ask_from, "127.0.0.3", self.gateway, "GET", "/images/guess")
         self.assertEqual([guess().status for _ in range(6)], 6 * [403])
         answer = guess()
         self.assertEqual(answer.status, 429)

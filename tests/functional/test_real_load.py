@@ -58,7 +58,7 @@ class MemoryTests(GatewayCase):
         before = kernel.memory(pid)
         took = client.run(order).seconds
         growth = kernel.memory(pid, "VmHWM") - before
-        print(  # noqa: T201
+        print(  # noqa: T201 (what was measured)
             f"{self.id()}: RSS {before / MIB:.1f} MiB, grew by {growth / MIB:.1f} MiB, {took:.1f} s"
         )
         self.assertLess(growth, self.GROWTH)
@@ -128,7 +128,7 @@ class LoadTests(GatewayCase):
         self.assertLess(cost, 128 * 1024)
 
     def _tell(self, what: str, said: dict[str, Any]) -> None:
-        print(f"{what}, {said['seconds']:.1f} s")  # noqa: T201
+        print(f"{what}, {said['seconds']:.1f} s")  # noqa: T201 (what was measured)
 
     def _said(self, load: subprocess.Popen[bytes]) -> dict[str, Any]:
         assert load.stdout is not None

@@ -220,5 +220,5 @@ class ToolTests(PageCase):
         self.browser.find("typing-open").click()
         self.assertEqual(self.active(), "typing")
         for text in ("a", Keys.BACKSPACE, Keys.ENTER):
-            self.changes(lambda text=text: self.press(text))  # type: ignore[misc]
+            self.changes(lambda: self.press(text))  # noqa: B023 (done at once)
         self.assertEqual(self.active(), "typing")

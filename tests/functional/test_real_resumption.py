@@ -100,7 +100,7 @@ class Relay(Listening):
             ready.register(host, selectors.EVENT_READ)
             while True:
                 for key, _ in ready.select():
-                    data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                    data = key.fileobj.recv(65536)  # type: ignore[union-attr]  # a socket
                     if not data:
                         return
                     if key.fileobj is connection:

@@ -173,7 +173,7 @@ class RightsTests(RpcCase):
         ):
             told_of: list[dict[str, str]] = []
             for value in (hidden, nothing):
-                error = await self.raises(LibvirtError, host.lookup(**{name: value}))  # type: ignore[arg-type]
+                error = await self.raises(LibvirtError, host.lookup(**{name: value}))  # type: ignore[arg-type]  # a name or a number
                 self.assertEqual(error.code, 42)
                 said = {
                     name: str(it).replace(f" {value}", " X").replace(f"'{value}'", "X")

@@ -243,7 +243,7 @@ class RealRpcKillsTest(RpcCase):
             asked = Deferred.fromCoroutine(tries.definite(partial(getattr(domain, word), request_id=word)))
             await self.sleep(0.1)
             in_time.append(not asked.called)
-            client._link._side.transport.abortConnection()  # type: ignore[union-attr]
+            client._link._side.transport.abortConnection()  # type: ignore[union-attr]  # it is connected
             outcome = await asked
             self.assertEqual(outcome.word, "done", tries.met)
         self.assertIn(True, in_time)

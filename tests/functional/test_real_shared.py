@@ -88,7 +88,7 @@ class SharedTests(ConsoleCase):
     def assert_all_see(self, qemu: Qemu, seats: Sequence[Seat]) -> Screen:
         screen = qemu.wait_for_screen()
         for number, seat in enumerate(seats):
-            wait_for(lambda seat=seat: seat.sees(screen), f"the same picture for {number}")  # type: ignore[misc]
+            wait_for(lambda: seat.sees(screen), f"the same picture for {number}")  # noqa: B023 (asked at once)
         return screen
 
     def changes(self, qemu: Qemu, before: Screen) -> None:

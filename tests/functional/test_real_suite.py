@@ -118,7 +118,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
         for word in ("deselected", "warning", "warnings"):
             counts.pop(word, None)
         if done.returncode != 0:
-            print(done.stdout[-MIB // 4 :], done.stderr[-2000:])  # noqa: T201
+            print(done.stdout[-MIB // 4 :], done.stderr[-2000:])  # noqa: T201 (why it failed)
         return counts
 
     @pytest.mark.timeout(360)

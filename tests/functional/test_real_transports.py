@@ -70,12 +70,12 @@ class TransportsTest(ReactorTestCase):
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
-    def tearDown(self) -> Deferred[None]:  # type: ignore[override]
+    def tearDown(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         return Deferred.fromCoroutine(self.alone())
 
     def transports(self, patience: float = 15.0, names: Names | None = None) -> Transports:
         rules = [parse_rule("libvirt://127.0.0.0/8:*"), parse_rule("libvirt://[::1]:*")]
-        dialer = Dialer(self.reactor, Policy(rules), names)  # type: ignore[arg-type]
+        dialer = Dialer(self.reactor, Policy(rules), names)  # type: ignore[arg-type]  # a double
         return Transports(self.reactor, dialer, wall, patience=patience)
 
     async def open(
@@ -255,7 +255,7 @@ class TransportsTest(ReactorTestCase):
         self.assertEqual((await self.fails(UpstreamFailed, url)).reason, "url")
         for path in (f"/x;touch {trace}", f"/$(touch {trace})", "relative", f"/x' touch {trace} '"):
             for name in ("socket", "netcat"):
-                url = evolve(parse_url(self.sshd.url()), **{name: path})  # type: ignore[arg-type]
+                url = evolve(parse_url(self.sshd.url()), **{name: path})  # type: ignore[arg-type]  # both are texts
                 self.assertEqual((await self.fails(UpstreamFailed, url)).reason, "url")
         # One that may be said, but not run.
         text = self.sshd.url(proxy="native", name=f"test:///x'%24(touch%20{trace})'%60touch%20{trace}%60")

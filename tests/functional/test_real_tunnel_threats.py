@@ -622,7 +622,7 @@ class _Echo:
                         self._selector.unregister(line)
                         line.close()
         for known in list(self._selector.get_map().values()):
-            known.fileobj.close()  # type: ignore[union-attr]
+            known.fileobj.close()  # type: ignore[union-attr]  # a socket
         self._selector.close()
 
 

@@ -33,7 +33,7 @@ class Echo(ConsoleSocket):
             self.send(bytes(message), text)
 
 
-class FastEcho(Echo, FastSocket):  # type: ignore[misc, unused-ignore]
+class FastEcho(Echo, FastSocket):  # type: ignore[misc, unused-ignore]  # untyped bases
     """With our own framing."""
 
 

@@ -226,7 +226,7 @@ class StageTestCase(SynchronousTestCase):
         self.dialer = MemoryDialer(self.network, Policy([parse_rule("*://192.0.2.0/24:*")]))
         self.pool = UpstreamPool(self.clock)
         self.threads = Lazy([])
-        upstreams = Upstreams(self.dialer, self.pool, lambda host: None, self.clock, UPSTREAM)  # type: ignore[arg-type, return-value]
+        upstreams = Upstreams(self.dialer, self.pool, lambda host: None, self.clock, UPSTREAM)  # type: ignore[arg-type, return-value]  # doubles
         self.service = ImageService(
             access=Access(self.registry, self.verifier(), self.clock, self.wall),
             registry=self.registry,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -87,9 +88,9 @@ class DocumentTests(SynchronousTestCase):
     def opened(self) -> OpenFile:
         descriptor = os.open(self.path, os.O_RDONLY)
 
-        def at_once(function: object, *args: object) -> Deferred[object]:
+        def at_once(function: Callable[..., object], *args: object) -> Deferred[object]:
             self.calls += 1
-            return succeed(function(*args))  # type: ignore[operator]
+            return succeed(function(*args))
 
         return OpenFile(at_once, descriptor, self.path.stat().st_size)
 

@@ -187,12 +187,12 @@ class SinkTests(FileCase):
         written: list[tuple[int, int]] = []
         threads = self.threads
 
-        def noting(function: object, *args: object) -> Deferred[object]:
+        def noting(function: Callable[..., object], *args: object) -> Deferred[object]:
             if len(args) == 3 and isinstance(args[1], memoryview) and isinstance(args[2], int):
                 written.append((args[2], args[2] + len(args[1])))
-            return threads(function, *args)  # type: ignore[arg-type]
+            return threads(function, *args)
 
-        self.threads = noting  # type: ignore[assignment]
+        self.threads = noting  # type: ignore[assignment]  # it notes what it runs
         source = Upload(DATA + DATA, [100_000])
         taking = self.begin(source, 777)
         self.threads = threads

@@ -103,7 +103,7 @@ class _Case(StageTestCase):
 
     def log(self, command: int) -> list[tuple[int, int, int]]:
         """Offset, length and flags of all requests of a kind."""
-        return [tuple(it[1:]) for it in self.nbd.image.log if it[0] == command]  # type: ignore[misc]
+        return [tuple(it[1:]) for it in self.nbd.image.log if it[0] == command]  # type: ignore[misc]  # of four numbers each
 
     def patch_image(self, **members: Any) -> Reply:
         return self.image("PATCH", json.dumps(members).encode())

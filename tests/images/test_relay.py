@@ -51,7 +51,7 @@ class ReachTests(StageTestCase):
             ("GET", "/checksum", None),
         ):
             later: list[HostConnection] = []
-            self.host.plans.append(lambda connection, request: later.append(connection))  # noqa: B023
+            self.host.plans.append(lambda connection, request: later.append(connection))  # noqa: B023 (done before the next round)
             client = self.start(method, f"/images/{ID}{more}", body)
             self.pass_time(10 * UPSTREAM)
             later[0].answer(200)

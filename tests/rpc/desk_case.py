@@ -117,7 +117,7 @@ class DeskCase(KeepingCase):
         super().setUp()
         self.clock = Clock()
         self.transports = FakeTransports(self.clock, [domain(1), domain(2)])
-        self.sites = Sites(self.transports, self.clock, self.wall)  # type: ignore[arg-type]
+        self.sites = Sites(self.transports, self.clock, self.wall)  # type: ignore[arg-type]  # a double
         self.sites.adopt({"lab": self.section()})
         self.trail: list[dict[str, Any]] = []
         self.seen: list[tuple[str, str]] = []
@@ -173,8 +173,9 @@ class DeskCase(KeepingCase):
 
     def ticket(self, uuid: str = "t" * 24, **more: Any) -> str:
         """Install a ticket; return its id."""
-        given = {"ops": ("call",), "targets": ("lab",), "rights": EVERYTHING, "principal": "alice"}
-        self.ok(self.registry.add(Grant(Kind.RPC, uuid, timeout=300, **(given | more))))  # type: ignore[arg-type]
+        given: dict[str, Any] = {"ops": ("call",), "targets": ("lab",), "principal": "alice"}
+        given |= {"rights": EVERYTHING, **more}
+        self.ok(self.registry.add(Grant(Kind.RPC, uuid, timeout=300, **given)))
         return uuid
 
     def caller(self, uuid: str = "", **more: Any) -> Caller:

@@ -86,7 +86,7 @@ class Endpoint:
     def cut(self) -> None:
         """Lose every connection."""
         for side in [*self.sides]:
-            side.transport.abortConnection()  # type: ignore[union-attr]
+            side.transport.abortConnection()  # type: ignore[union-attr]  # it is connected
 
     def happen(self, *kinds: str) -> None:
         for kind in kinds:

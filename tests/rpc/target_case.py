@@ -33,7 +33,7 @@ class TargetCase(SynchronousTestCase):
         self.assertEqual(self.daemon.live, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def make(self, limits: Limits = Limits(), **options: Any) -> Target:  # noqa: B008
+    def make(self, limits: Limits = Limits(), **options: Any) -> Target:  # noqa: B008 (frozen)
         options = {"chance": lambda: 0.5, **options}
         return Target("hv1", URL, dial=self.daemon.dial, clock=self.clock, limits=limits, **options)
 

@@ -465,7 +465,7 @@ class CallTests(Case):
     def test_together(self) -> None:
         """Answers that are ready at once leave in one write."""
         written: list[bytes] = []
-        self.wire.write = written.append  # type: ignore[method-assign]
+        self.wire.write = written.append  # type: ignore[method-assign]  # it notes, or fills up
         self.side.dataReceived(b"".join(call("Version", number) for number in range(1, 31)))
         self.assertEqual(len(written), 1)
 
@@ -488,10 +488,10 @@ class ConsumerTests(Case):
     limits = Limits(calls=1000, stalled=60.0)
 
     def full(self) -> None:
-        self.wire.producer.pauseProducing()  # type: ignore[union-attr]
+        self.wire.producer.pauseProducing()  # type: ignore[union-attr]  # there is one
 
     def empty(self) -> None:
-        self.wire.producer.resumeProducing()  # type: ignore[union-attr]
+        self.wire.producer.resumeProducing()  # type: ignore[union-attr]  # there is one
 
     def test_paused(self) -> None:
         """While the peer takes no answers no request is read, and there is no room for events."""
@@ -522,7 +522,7 @@ class ConsumerTests(Case):
             write(data)
             self.full()
 
-        self.wire.write = fill  # type: ignore[method-assign]
+        self.wire.write = fill  # type: ignore[method-assign]  # it notes, or fills up
         self.say(b"".join(call("GetXml", number, dom=b"d") for number in range(1, 1001)))
         self.assertLess(len(made), 10)
         taken = 0
@@ -542,7 +542,7 @@ class ConsumerTests(Case):
             write(data)
             self.full()
 
-        self.wire.write = fill  # type: ignore[method-assign]
+        self.wire.write = fill  # type: ignore[method-assign]  # it notes, or fills up
         self.say(call("GetXml", 1, dom=b"1000000"))
         for _ in range(10):
             self.empty()
@@ -590,6 +590,8 @@ class IdleTests(Case):
 
 
 class _Peer(Protocol):
+    transport: Any
+
     def __init__(self) -> None:
         self.data = bytearray()
 
@@ -613,7 +615,7 @@ class SocketTests(ReactorTestCase):
         self.addCleanup(port.stopListening)
         await TCP4ClientEndpoint(clock, "127.0.0.1", port.getHost().port).connect(calling)
         await self.until(lambda: self.peer.transport is not None and hasattr(desk, "side"))
-        self.addCleanup(self.peer.transport.abortConnection)  # type: ignore[union-attr]
+        self.addCleanup(self.peer.transport.abortConnection)
         return self.peer
 
     def factories(self, clock: Any, listening: Any) -> tuple[Any, Any]:
@@ -638,7 +640,7 @@ class SocketTests(ReactorTestCase):
             desk = Desk()
             peer = await self.connect(desk)
             calls = b"".join(call("Start", number, dom=b"d" * 200) for number in range(1, 20_001))
-            peer.transport.write(calls)  # type: ignore[union-attr]
+            peer.transport.write(calls)
             await self.until(lambda: len(desk.open) == 64)
             await deferLater(reactor, 0.2)
             self.assertEqual((desk.side.calls, len(desk.begun)), (64, 64))
@@ -658,13 +660,13 @@ class SocketTests(ReactorTestCase):
         async def run() -> None:
             desk = Desk()
             peer = await self.connect(desk)
-            peer.transport.pauseProducing()  # type: ignore[union-attr]
+            peer.transport.pauseProducing()
             calls = b"".join(call("GetXml", number, dom=b"100000") for number in range(1, 501))
-            peer.transport.write(calls)  # type: ignore[union-attr]
+            peer.transport.write(calls)
             await self.until(lambda: not desk.side.room())
-            self.assertLess(desk.side._outlet.queued, 2_000_000)  # type: ignore[union-attr]
+            self.assertLess(desk.side._outlet.queued, 2_000_000)  # type: ignore[union-attr]  # there is one
             waiting = desk.side.drained()
-            peer.transport.resumeProducing()  # type: ignore[union-attr]
+            peer.transport.resumeProducing()
             await waiting
             await self.until(lambda: len(peer.data) > 500 * 100_000)
             self.assertEqual(len(boxes(bytes(peer.data))), 500)

@@ -19,7 +19,7 @@ class BreakerTest(SynchronousTestCase):
         self.chance = 0.5
         self.breaker = Breaker(self.clock, lambda: self.chance)
 
-    def fail(self, reason: str = "refused") -> float:  # type: ignore[override]
+    def fails(self, reason: str = "refused") -> float:
         """Let an attempt fail as soon as it is allowed; return the wait after it."""
         self.clock.advance(self.breaker.wait())
         self.breaker.failed(self.breaker.begin(), reason)
@@ -34,14 +34,14 @@ class BreakerTest(SynchronousTestCase):
 
     def test_backs_off(self) -> None:
         """The waits grow from 0.2 s to 30 s, and open after five failures; not before 4 s went by."""
-        waits = [self.fail() for _ in range(4)]
+        waits = [self.fails() for _ in range(4)]
         self.assertEqual([round(wait, 3) for wait in waits], [0.2, 0.5, 1.25, 3.125])
         self.assertFalse(self.breaker.open)
         self.breaker.check()
-        self.fail()
+        self.fails()
         self.assertTrue(self.breaker.open)
         self.assertGreater(self.clock.seconds(), 4)
-        self.assertEqual([self.fail() for _ in range(3)][-1], LONGEST)
+        self.assertEqual([self.fails() for _ in range(3)][-1], LONGEST)
 
     def test_jitter(self) -> None:
         """A wait is drawn from a quarter around what it should be."""
@@ -53,7 +53,7 @@ class BreakerTest(SynchronousTestCase):
     def test_open(self) -> None:
         """When it is open, the wait is told to who would have to wait, and why."""
         for _ in range(FAILURES):
-            self.fail("dns")
+            self.fails("dns")
         refusal = self.assertRaises(errors.TargetDown, self.breaker.check)
         self.assertEqual(refusal.retry_after, self.breaker.wait())
         self.assertEqual(refusal.reason, "dns")
@@ -61,7 +61,7 @@ class BreakerTest(SynchronousTestCase):
     def test_probe(self) -> None:
         """After the wait one attempt is made, and while it runs no other; success forgets all failures."""
         for _ in range(FAILURES):
-            self.fail()
+            self.fails()
         self.clock.advance(LONGEST)
         self.breaker.check()
         self.assertEqual(self.breaker.wait(), 0)
@@ -74,8 +74,8 @@ class BreakerTest(SynchronousTestCase):
     def test_probe_fails(self) -> None:
         """A probe that fails opens it again, for longer."""
         for _ in range(FAILURES):
-            last = self.fail()
-        self.assertGreater(self.fail(), last)
+            last = self.fails()
+        self.assertGreater(self.fails(), last)
         self.assertRaises(errors.TargetDown, self.breaker.check)
 
     def test_together(self) -> None:
@@ -87,7 +87,7 @@ class BreakerTest(SynchronousTestCase):
 
     def test_dropped(self) -> None:
         """An attempt that nobody wanted to the end does not count, and lets others begin."""
-        self.fail()
+        self.fails()
         self.clock.advance(1)
         self.breaker.begin()
         self.breaker.dropped()
@@ -97,7 +97,7 @@ class BreakerTest(SynchronousTestCase):
         """After each attempt those who wait are told."""
         told: list[int] = []
         self.breaker.changed = lambda: told.append(self.breaker.failures)
-        self.fail()
+        self.fails()
         self.clock.advance(1)
         self.breaker.begin()
         self.breaker.succeeded()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +22,11 @@ from tests.support import ReactorTestCase
 Case = TypeVar("Case", bound="ClientCase")
 
 
-def run(method: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Deferred[None]]:
+def run(method: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], Deferred[None]]:
     """Let a coroutine be a test."""
 
     def test(self: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(method(self))  # type: ignore[arg-type]
+        return Deferred.fromCoroutine(method(self))
 
     test.__doc__ = method.__doc__
     return test
@@ -50,7 +50,7 @@ class ClientCase(ReactorTestCase):
         await self.until(lambda: not self.endpoint.sides)
         await self.sleep(0.02)
 
-    def tearDown(self) -> Deferred[None]:  # type: ignore[override]
+    def tearDown(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         return Deferred.fromCoroutine(self.clean())
 
     async def sleep(self, seconds: float) -> None:
@@ -270,7 +270,7 @@ class LostTests(ClientCase):
         gateway = await self.gateway(reconnect=True, longest=0.04)
         await self.endpoint.stop()
         closed = Factory()
-        closed.buildProtocol = attempts.append  # type: ignore[method-assign, assignment]
+        closed.buildProtocol = attempts.append  # type: ignore[method-assign, assignment]  # it builds none
         port = self.reactor.listenTCP(self.endpoint.number, closed, interface="127.0.0.1")
         # Twice as long each time, it would be seven in two seconds.
         await self.until(lambda: len(attempts) > 10)

@@ -293,7 +293,7 @@ class EventTests(Case):
         self.desk.left(self.desk.handles.purge())
         self.happen(ONE)
         self.assertEqual(self.told(1), [])
-        self.assertEqual(len(self.sites.find("lab").hub._log._subscriptions), 0)  # type: ignore[union-attr]
+        self.assertEqual(len(self.sites.find("lab").hub._log._subscriptions), 0)  # type: ignore[union-attr]  # it is known
 
     def test_taken_up(self) -> None:
         """A subscription whose connection is gone is taken up again; one that lives is left alone."""
@@ -319,7 +319,7 @@ class EventTests(Case):
         self.successResultOf(begun)
         seat.events.stop()
         self.turn()
-        self.assertEqual(len(self.sites.find("lab").hub._log._subscriptions), 0)  # type: ignore[union-attr]
+        self.assertEqual(len(self.sites.find("lab").hub._log._subscriptions), 0)  # type: ignore[union-attr]  # it is known
 
     def test_slow(self) -> None:
         """A connection that takes no more is told nothing more, and goes on when it does."""

@@ -283,8 +283,8 @@ class HandleTests(KeepingCase):
     def test_bad_arguments(self) -> None:
         """What would not fit in the file is refused before anything happens."""
         for path, value in (("name", "x" * 1025), ("name", "\ud800"), ("target", "x" * 1025)):
-            given = {"target": "kvm1", path: value}
-            opening = self.handles.open("alice", ticket=TICKET, rights=None, ttl=60, **given)  # type: ignore[arg-type]
+            given: dict[str, Any] = {"target": "kvm1", path: value}
+            opening = self.handles.open("alice", ticket=TICKET, rights=None, ttl=60, **given)
             self.assertEqual(self.no(errors.BadArguments, opening).path, path)
         self.assertEqual(len(self.handles), 0)
 

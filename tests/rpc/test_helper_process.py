@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet import error
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -27,14 +27,14 @@ class Ear(Protocol):
 
     def __init__(self) -> None:
         self.heard = b""
-        self.lost: Deferred[Failure] = Deferred()
+        self.lost: Deferred[list[Failure]] = Deferred()
         self.running = True
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += data
 
-    def connectionLost(self, reason: Failure = error.ConnectionDone) -> None:  # type: ignore[assignment]
-        self.lost.callback([reason])  # type: ignore[arg-type]
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback([reason])
 
     # As a producer.
 

@@ -107,7 +107,7 @@ class MistakeTests(LibvirtStage):
         self.daemon.answers = _Gossip(self.daemon.answers)
         self.grant(ALL, ("alice-*",), token=OTHER)
         # The hub knows the domains from now on, so that nothing waits for it.
-        self.sites.find("lab").hub.start()  # type: ignore[union-attr]
+        self.sites.find("lab").hub.start()  # type: ignore[union-attr]  # it is known
         self.turn()
 
     def gossip(self, peers: list[FakePeer]) -> None:

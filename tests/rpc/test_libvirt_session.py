@@ -119,7 +119,7 @@ class LoginTests(LibvirtStage):
                 await slow[1]
                 return await logins.token(*given)
 
-        self.door.logins = Slow()  # type: ignore[assignment]
+        self.door.logins = Slow()  # type: ignore[assignment]  # a double
         client = self.client()
         client.say(client.message("AUTH_SASL_START", **plain(TOKEN)))
         client.leave()

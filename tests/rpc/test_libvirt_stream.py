@@ -212,7 +212,7 @@ class UploadTests(StreamCase):
     def test_after_finish(self) -> None:
         """What is sent after the finish goes nowhere, and a second finish is none."""
         self.open("STORAGE_VOL_UPLOAD", **DATA)
-        stream = self.made.server._session._streams[self.call.serial]._stream  # type: ignore[attr-defined]
+        stream = self.made.server._session._streams[self.call.serial]._stream  # type: ignore[attr-defined]  # it is open
         self.say(status=Status.OK)
         self.say(b"late")
         self.say(status=Status.OK)
@@ -238,7 +238,7 @@ class UploadTests(StreamCase):
             if end == "resume":
                 self.peer.producer.resumeProducing()
             elif end == "abort":
-                self.made.server._session._streams[self.call.serial].stop("killed")  # type: ignore[attr-defined]
+                self.made.server._session._streams[self.call.serial].stop("killed")  # type: ignore[attr-defined]  # it is open
             elif end == "lost":
                 self.peer.lose()
             else:

@@ -183,7 +183,7 @@ class _Connected(FileDescriptor):
     _aborting = False
 
     def __init__(self) -> None:
-        super().__init__(Clock())  # type: ignore[arg-type]
+        super().__init__(Clock())  # type: ignore[arg-type]  # it is asked for nothing else
         self.connected = 1
         self.socket = _Socket()
 

@@ -96,7 +96,7 @@ class CommandTest(SynchronousTestCase):
                 "/%h",
                 "~/a",
             ):
-                self.refused(LibvirtUrl(driver="test", transport="ssh", host="h", **{name: path}))  # type: ignore[arg-type]
+                self.refused(LibvirtUrl(driver="test", transport="ssh", host="h", **{name: path}))  # type: ignore[arg-type]  # they are all texts
         for word in ("-r", "--version", "a\nb"):
             self.refused(LibvirtUrl(driver="test", transport="ssh", host="h", open_name=word))
 
@@ -197,7 +197,7 @@ class LocalSocketTest(SynchronousTestCase):
                 readonly=readonly,
                 uid=uid,
                 environment=home,
-                exists=lambda it, there=there: bool(there) and it.endswith(there),  # type: ignore[misc]
+                exists=lambda it, there=there: bool(there) and it.endswith(there),  # type: ignore[misc]  # mypy does not infer what has a default
             )
             self.assertEqual(path, found, text)
         poor = socket_path(

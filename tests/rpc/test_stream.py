@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -22,7 +24,7 @@ class StreamCase(WireCase):
     """A stream that was opened."""
 
     name = "STORAGE_VOL_DOWNLOAD"
-    arguments: dict[str, object] = DATA
+    arguments: ClassVar[dict[str, object]] = DATA
 
     def setUp(self) -> None:
         super().setUp()
@@ -255,13 +257,13 @@ class DownloadTest(StreamCase):
         stream = self.open(self.data(b"ab"))
 
         class Sink:
-            producer: object = None
+            producer: Any = None
             got = b""
 
             def write(self, data: bytes) -> None:
                 self.got += data
 
-            def registerProducer(self, producer: object, streaming: bool) -> None:
+            def registerProducer(self, producer: Any, streaming: bool) -> None:
                 self.producer = producer
 
             def unregisterProducer(self) -> None:
@@ -269,9 +271,9 @@ class DownloadTest(StreamCase):
 
         sink = Sink()
         done = Deferred.fromCoroutine(relay.body(stream, sink, Clock()))
-        sink.producer.pauseProducing()  # type: ignore[attr-defined]
+        sink.producer.pauseProducing()
         self.assertTrue(self.paused())
-        sink.producer.resumeProducing()  # type: ignore[attr-defined]
+        sink.producer.resumeProducing()
         self.say(self.data(b"c"), self.data(), self.confirm())
         self.successResultOf(done)
         self.assertEqual((sink.got, sink.producer), (b"abc", None))
@@ -377,7 +379,7 @@ class ConsoleTest(StreamCase):
     """Both directions at once."""
 
     name = "DOMAIN_OPEN_CONSOLE"
-    arguments: dict[str, object] = {"dom": DOM, "dev_name": None, "flags": 0}  # noqa: RUF012
+    arguments: ClassVar[dict[str, object]] = {"dom": DOM, "dev_name": None, "flags": 0}
 
     def test_both(self) -> None:
         """What is written does not wait for what is read."""
@@ -413,7 +415,7 @@ class ScreenshotTest(StreamCase):
     """A stream whose call has results."""
 
     name = "DOMAIN_SCREENSHOT"
-    arguments: dict[str, object] = {"dom": DOM, "screen": 0, "flags": 0}  # noqa: RUF012
+    arguments: ClassVar[dict[str, object]] = {"dom": DOM, "screen": 0, "flags": 0}
 
     def test_results(self) -> None:
         """They come before the stream."""

@@ -88,8 +88,8 @@ class Storm:
         elif what == "cancel" and self.calls:
             self.calls[number % len(self.calls)].cancel()
         elif what == "answer" and chosen is not None:
-            values = {"DOMAIN_GET_STATE": {"state": 1, "reason": 1}, **self.daemon.answers}
-            chosen.answer(**values.get(chosen.name, {}))  # type: ignore[arg-type]
+            values: dict[str, Any] = {"DOMAIN_GET_STATE": {"state": 1, "reason": 1}, **self.daemon.answers}
+            chosen.answer(**values.get(chosen.name, {}))
         elif what == "refuse" and chosen is not None:
             chosen.refuse(38)
         elif what == "lose" and self.daemon.live:

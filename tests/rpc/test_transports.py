@@ -50,7 +50,7 @@ class TransportsCase(ReactorTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def transports(self, *answers: Sequence[str], rules: Sequence[str] = RULES, uid: int = 0) -> Transports:
-        dialer = Dialer(self.reactor, Policy(map(parse_rule, rules)), Names(*answers))  # type: ignore[arg-type]
+        dialer = Dialer(self.reactor, Policy(map(parse_rule, rules)), Names(*answers))  # type: ignore[arg-type]  # a double
         environment = {"PATH": "/usr/bin:/bin"}
         # The reactor's clock is no calendar.
         return Transports(self.reactor, dialer, wall, environment=environment, uid=uid, patience=5)
@@ -61,7 +61,7 @@ class TransportsCase(ReactorTestCase):
         class Accept(Factory):
             def buildProtocol(self, address: object) -> Greeter:
                 servers.append(Greeter())
-                return servers[-1]  # type: ignore[no-any-return]
+                return servers[-1]  # type: ignore[no-any-return]  # a Greeter
 
         factory: Any = Accept()
         if issued is not None:
@@ -199,11 +199,11 @@ class TlsTest(TransportsCase):
             ]:
                 url, client = self.url(port, tls_priority=text), Greeter()
                 await self.transports(["127.0.0.1"]).connect(url, client)
-                handle: Any = client.transport.getHandle()  # type: ignore[union-attr]
+                handle: Any = client.transport.getHandle()
                 self.assertEqual(
                     (handle.get_protocol_version_name(), handle.get_cipher_bits()), (version, bits), text
                 )
-                client.transport.abortConnection()  # type: ignore[union-attr]
+                client.transport.abortConnection()
                 await client.lost
                 await self.closed()
             work = self.transports(["127.0.0.1"]).connect(

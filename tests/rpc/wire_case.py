@@ -160,8 +160,8 @@ class WireCase(SynchronousTestCase):
 def turn(clock: Clock) -> None:
     """One turn of the reactor: what is due, and not what that begins, as ``advance(0)`` would."""
     for call in [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()]:
-        clock.calls.remove(call)  # type: ignore[arg-type]
-        call.func(*call.args, **call.kw)  # type: ignore[attr-defined]
+        clock.calls.remove(call)  # type: ignore[arg-type]  # a Clock's own
+        call.func(*call.args, **call.kw)  # type: ignore[attr-defined]  # a Clock's own
 
 
 def is_open(descriptor: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,7 +203,7 @@ class GuardTests(TunnelCase):
         answer: bytes,
         cuts: list[int],
         back: list[int],
-        random: object,
+        random: Random,
     ) -> None:
         """After a good beginning any bytes pass both ways, in any pieces and any order, as they are."""
         self.start()
@@ -213,7 +214,7 @@ class GuardTests(TunnelCase):
             (self.server, it) for it in cut(answer, back)
         ]
         order = list(range(len(steps)))
-        random.shuffle(order)  # type: ignore[attr-defined]
+        random.shuffle(order)
         ours = iter([it for it in steps if it[0] is self.client])
         theirs = iter([it for it in steps if it[0] is self.server])
         heard = told = b""
@@ -269,12 +270,12 @@ class FlowTests(TunnelCase):
             here, there = (self.client, self.server) if ours else (self.server, self.client)
             self.assertTrue(IHalfCloseableProtocol.providedBy(here.protocol))
             here.receive(b"last")
-            here.protocol.readConnectionLost()  # type: ignore[attr-defined]
+            here.protocol.readConnectionLost()  # type: ignore[attr-defined]  # it is half-closeable
             self.assertEqual((there.taken(), there.half_closed, there.closed), (b"last", True, False))
-            there.protocol.writeConnectionLost()  # type: ignore[attr-defined]
+            there.protocol.writeConnectionLost()  # type: ignore[attr-defined]  # it is half-closeable
             there.receive(b"answer")
             self.assertEqual((here.taken(), here.closed), (b"answer", False))
-            there.protocol.readConnectionLost()  # type: ignore[attr-defined]
+            there.protocol.readConnectionLost()  # type: ignore[attr-defined]  # it is half-closeable
             self.assertTrue(there.closed)
             there.end()
             self.assertTrue(here.closed)
@@ -283,7 +284,7 @@ class FlowTests(TunnelCase):
     def test_linger(self) -> None:
         """Nobody goes on for ever after the other side's last word."""
         self.begin()
-        self.client.protocol.readConnectionLost()  # type: ignore[attr-defined]
+        self.client.protocol.readConnectionLost()  # type: ignore[attr-defined]  # it is half-closeable
         self.clock.advance(LINGER - 1)
         self.assertFalse(self.server.aborted)
         self.clock.advance(1)
@@ -321,7 +322,7 @@ class EndTests(TunnelCase):
     def test_no_halves_in_spice(self) -> None:
         """In SPICE the end of one direction is the end."""
         self.up()
-        self.client.protocol.readConnectionLost()  # type: ignore[attr-defined]
+        self.client.protocol.readConnectionLost()  # type: ignore[attr-defined]  # it is half-closeable
         self.assertTrue(self.client.closed)
         self.client.end()
         self.assertTrue(self.server.closed)

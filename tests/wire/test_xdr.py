@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,7 +156,7 @@ class StructTest(CodecCase):
         {"a": "i32", "u": "uuid", "t": "str", "b": "u64", "s": "S"},
         {"a": xdr.Fixed("i"), "u": xdr.UUID, "t": xdr.Text(), "b": xdr.Fixed("Q"), "s": INNER},
     )
-    GOOD: dict[str, Any] = {"a": -1, "u": UUID, "t": "x", "b": 2, "s": {"c": 3}}  # noqa: RUF012
+    GOOD: ClassVar[dict[str, Any]] = {"a": -1, "u": UUID, "t": "x", "b": 2, "s": {"c": 3}}
 
     def test_order(self) -> None:
         """Members come in the order of the table, whatever that of the dict."""
