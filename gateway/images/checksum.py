@@ -6,12 +6,21 @@ Source: ovirt-imageio 2.5, blkhash.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from gateway.core import relay
 from gateway.images.file_io import new_hash
+from gateway.images.target import Document
+
+#: Bytes hashed by one call.
+_PIECE = 1024 * 1024
 
 
 class BlockHash:
-    """The checksum in the making; its methods take their time, so call them in a thread.
+    """The checksum in the making.
 
     :param block_size: bytes.
     :raises gateway.errors.BadRequest: there is no such algorithm.
@@ -24,8 +33,21 @@ class BlockHash:
         self._block = new_hash(algorithm)
         self._left = block_size
 
+    async def take(self, source: relay.Source, in_thread: Callable[..., Deferred[Any]]) -> Document:
+        """Take all of an image; return what the images API says of it.
+
+        :param in_thread: runs a function elsewhere than on the reactor's thread.
+        """
+        try:
+            async for piece in relay.Segments(source, _PIECE):
+                await in_thread(self.update, piece)
+        finally:
+            # One that went by whole is closed or given back, and this changes nothing.
+            source.stopProducing()
+        return Document.of(self.answer())
+
     def update(self, data: bytes) -> None:
-        """Take the next bytes of the image."""
+        """Take the next bytes of the image; takes its time, so call it in a thread."""
         view = memoryview(data)
         while view:
             piece = view[: self._left]

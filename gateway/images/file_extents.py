@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.images.open_file import OpenFile
-from gateway.images.target import Document, Held
+from gateway.images.target import Document
 
 #: Extents found by one call, and in memory at once: a quarter of a megabyte of text.
 _BATCH = 4096
@@ -84,13 +84,7 @@ async def document(opened: OpenFile) -> Document:
     if end < opened.size:
         return Document(_Listing(opened, text, end), None)
     opened.close()
-    return whole(f"[{text}]\n")
-
-
-def whole(text: str) -> Document:
-    """A document in hand."""
-    data = text.encode("ascii")
-    return Document(Held(data), len(data))
+    return Document.of(f"[{text}]\n".encode("ascii"))
 
 
 @implementer(IPushProducer)

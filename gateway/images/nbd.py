@@ -12,7 +12,6 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
 
 from gateway import errors
 from gateway.core import relay
@@ -20,6 +19,7 @@ from gateway.images.checksum import BlockHash
 from gateway.images.nbd_connection import NbdConnection
 from gateway.images.nbd_pool import NbdPool, Place
 from gateway.images.nbd_transfer import WRITE, NbdSink, NbdSource
+from gateway.images.patience import until_back, watched
 from gateway.images.target import FEATURES, Capabilities, Document, Held, Reading
 from gateway.wire.byte_range import Range
 from gateway.wire.nbd import Command, CommandFlag
@@ -29,11 +29,6 @@ from gateway.wire.nbd_negotiation import Export, Flags
 #: Bytes zeroed, and bytes described, by one request.
 _ZERO = 128 * 1024 * 1024
 _DESCRIBE = 1024 * 1024 * 1024
-#: Bytes hashed by one call.
-_HASH = 1024 * 1024
-#: Seconds in which a broken download is taken up again, and the longest wait in between.
-_RESUME_TIME = 30.0
-_RESUME_WAIT = 2.0
 
 
 @define
@@ -103,18 +98,8 @@ class NbdTarget:
         return Reading(NbdSource(connection, start, stop), start, stop - start, partial)
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
-        """Ask for the rest until the server is back; give up after half a minute."""
-        rest = Range(reading.start + moved, reading.start + reading.length - 1)
-        give_up = self._clock.seconds() + _RESUME_TIME
-        wait = 0.1
-        while True:
-            try:
-                return await self.read(rest, None)
-            except (errors.UpstreamFailed, errors.UpstreamTimeout):
-                if self._clock.seconds() + wait > give_up:
-                    raise
-            await deferLater(self._clock, wait, lambda: None)
-            wait = min(wait * 2, _RESUME_WAIT)
+        """Ask for the rest until the server is back."""
+        return await until_back(lambda: self.read(reading.after(moved), None), self._clock)
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -130,29 +115,13 @@ class NbdTarget:
         sink.broken = moving.cancel
         if sink.error is not None:
             moving.cancel()
-        mark, stalled = (-1, -1), False
-
-        def look() -> None:
-            nonlocal mark, stalled
-            now = sink.moved, sink.answered
-            if sink.held and now == mark:
-                stalled = True
-                moving.cancel()
-            mark = now
-
-        watch = LoopingCall(look)
-        watch.clock = self._clock
-        watch.start(self._timeout)
         try:
-            await moving
+            with watched(moving, sink, self._clock, self._timeout):
+                await moving
         except CancelledError:
-            if stalled:
-                raise errors.UpstreamTimeout(reason="stalled") from None
             if sink.error is not None:
                 raise sink.error from None
             raise
-        finally:
-            watch.stop()
 
     async def write_segment(self, offset: int, data: bytes, *, flush: bool) -> None:
         await self.write(offset, len(data), Held(data), flush=flush)
@@ -206,20 +175,11 @@ class NbdTarget:
                 reply = await connection.request(Command.BLOCK_STATUS, extents.stop, length)
                 for piece, values in told(export, reply):
                     extents.add(min(piece, size - extents.stop), values)
-        text = extents.text()
-        return Document(Held(text), len(text))
+        return Document.of(extents.text())
 
     async def checksum(self, algorithm: str, block_size: int) -> Document:
         digest = BlockHash(algorithm, block_size)
-        source = (await self.read(None, None)).source
-        try:
-            async for piece in relay.Segments(source, _HASH):
-                await self._in_thread(digest.update, piece)
-        finally:
-            # One that went by whole was given back, and this changes nothing.
-            source.stopProducing()
-        text = digest.answer()
-        return Document(Held(text), len(text))
+        return await digest.take((await self.read(None, None)).source, self._in_thread)
 
 
 async def _moved(body: relay.Source, sink: NbdSink, clock: IReactorTime) -> None:

@@ -115,17 +115,16 @@ class _Vessel:
 class NbdSink:
     """Writes a body of known length: the bytes are passed on as they come, nothing is kept.
 
-    :ivar moved: bytes that went by; :ivar answered: requests that were done.
     :ivar error: what the server failed with.
     :ivar broken: called when there is an error.
     """
 
     def __init__(self, connection: NbdConnection, offset: int, length: int) -> None:
-        self.moved = 0
-        self.answered = 0
         self.error: BaseException | None = None
         self.broken: Callable[[], None] = lambda: None
         self._connection = connection
+        self._moved = 0
+        self._replies = 0
         self._at = offset
         self._left = length
         self._room = 0
@@ -140,8 +139,13 @@ class NbdSink:
         """Whether it is the server's turn."""
         return self._paused or self._producer is None
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes that went by, and requests that were done."""
+        return self._moved, self._replies
+
     def write(self, data: bytes) -> None:
-        self.moved += len(data)
+        self._moved += len(data)
         self._pass(data)
 
     def _pass(self, data: bytes) -> None:
@@ -174,7 +178,7 @@ class NbdSink:
         return None if outlet is None else _Vessel(outlet, self._filled)
 
     def _took(self, size: int) -> None:
-        self.moved += size
+        self._moved += size
 
     def _filled(self, outlet: Outlet, size: int) -> None:
         if size >= self._room:
@@ -186,7 +190,7 @@ class NbdSink:
 
     def _answered(self, _: Reply) -> None:
         self._open -= 1
-        self.answered += 1
+        self._replies += 1
         self._flow()
         if self._done is not None and not self._open:
             done, self._done = self._done, None

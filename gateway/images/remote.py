@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
 from gateway import errors
@@ -25,6 +24,7 @@ from gateway.core.http_client import Call, HttpConnection, StaleConnection
 from gateway.core.pump import Tap
 from gateway.core.upstreams import Upstream, Upstreams
 from gateway.images.disposition import parse_disposition
+from gateway.images.patience import until_back, watched
 from gateway.images.target import FEATURES, Capabilities, Document, Reading, Relayed
 from gateway.images.uplink import Uplink
 from gateway.wire.byte_range import Range, parse_content_range_answer, parse_unsatisfied_range
@@ -33,9 +33,8 @@ from gateway.wire.strict_json import load_object
 
 #: Bytes of an error text or an OPTIONS answer.
 _MAX_TEXT = 64 * 1024
-#: Seconds in which a broken download is taken up again, and the longest wait in between.
-_RESUME_TIME = 30.0
-_RESUME_WAIT = 2.0
+#: What passes by itself: while a host starts its answers are refusals.
+_PASSING = (errors.UpstreamFailed, errors.UpstreamTimeout, Relayed)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _QUERY_VALUE = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 
@@ -218,52 +217,28 @@ class RemoteTarget:
         return got.first
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
-        """Ask for the rest until the host is back; give up after half a minute."""
-        first, last = reading.start + moved, reading.start + reading.length - 1
-        clock = self._upstreams.clock
-        give_up = clock.seconds() + _RESUME_TIME
-        wait = 0.1
-        while True:
-            try:
-                rest = await self.read(Range(first, last), None)
-                if rest.partial and rest.validators == reading.validators:
-                    return rest
+        """Ask for the rest until the host is back."""
+
+        async def again() -> Reading:
+            rest = await self.read(reading.after(moved), None)
+            if not rest.partial or rest.validators != reading.validators:
                 rest.source.stopProducing()
                 raise errors.UpstreamFailed(reason="malformed")
-            except (errors.UpstreamFailed, errors.UpstreamTimeout, Relayed):
-                if clock.seconds() + wait > give_up:
-                    raise
-            await deferLater(clock, wait, lambda: None)
-            wait = min(wait * 2, _RESUME_WAIT)
+            return rest
+
+        return await until_back(again, self._upstreams.clock, _PASSING)
 
     async def write(self, offset: int, length: int, body: relay.Source, *, flush: bool) -> None:
         uplink = Uplink(await self._put(offset, length, flush))
         pumping = Deferred.fromCoroutine(relay.body(body, uplink, self._upstreams.clock))
-        mark, stalled = (-1, 0), False
-
-        def look() -> None:
-            nonlocal mark, stalled
-            if uplink.held and uplink.progress == mark:
-                stalled = True
-                pumping.cancel()
-            mark = uplink.progress
-
-        watch = LoopingCall(look)
-        watch.clock = self._upstreams.clock
-        if not pumping.called:
-            watch.start(self._upstreams.timeout)
+        up = self._upstreams
         try:
-            await self._answered(uplink, pumping, lambda: self._put(offset, length, flush, fresh=True))
-            await self._done(uplink.call, 200, 204)
-        except CancelledError:
-            if stalled:
-                raise errors.UpstreamTimeout(reason="stalled") from None
-            raise
+            with watched(pumping, uplink, up.clock, up.timeout):
+                await self._answered(uplink, pumping, lambda: self._put(offset, length, flush, fresh=True))
+                await self._done(uplink.call, 200, 204)
         finally:
             # A call that went by whole was given back, and this changes nothing.
             uplink.call.abort()
-            if watch.running:
-                watch.stop()
             pumping.cancel()
             pumping.addErrback(lambda _: None)
 

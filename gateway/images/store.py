@@ -111,7 +111,7 @@ class FileTarget:
                 stop = min(start + block_size, opened.size)
                 digest.update(await opened.call(file_io.block_digest, start, stop, algorithm))
         answer = {"algorithm": algorithm, "block_size": block_size, "checksum": digest.hexdigest()}
-        return file_extents.whole(json.dumps(answer) + "\n")
+        return Document.of(json.dumps(answer).encode("ascii") + b"\n")
 
     def _open(self, flags: int) -> Deferred[OpenFile]:
         if self._read_only and flags & (os.O_WRONLY | os.O_RDWR):

@@ -82,6 +82,10 @@ class Reading:
     filename: str | None = None
     validators: tuple[tuple[bytes, bytes], ...] = ()
 
+    def after(self, moved: int) -> Range:
+        """What is left when *moved* bytes are out."""
+        return Range(self.start + moved, self.start + self.length - 1)
+
 
 @frozen
 class Document:
@@ -92,6 +96,11 @@ class Document:
 
     source: Source = field(repr=False)
     length: int | None
+
+    @classmethod
+    def of(cls, text: bytes) -> Document:
+        """One in hand."""
+        return cls(Held(text), len(text))
 
 
 class Held:

@@ -13,23 +13,18 @@ from typing import Any, Protocol
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
 from zope.interface import implementer
 
 from gateway import errors
 from gateway.core import relay
 from gateway.images.checksum import BlockHash
+from gateway.images.patience import until_back, watched
 from gateway.images.target import Capabilities, Document, Held, Reading
 from gateway.wire.byte_range import Range
 from gateway.wire.hypervisor_url import VolumePlace
 from gateway.wire.nbd_extents import Extents
 from gateway.wire.volume_xml import VolumeInfo
 
-#: Bytes hashed by one call.
-_HASH = 1024 * 1024
-#: Seconds in which a broken download is taken up again, and the longest wait in between.
-_RESUME_TIME = 30.0
-_RESUME_WAIT = 2.0
 #: What passes by itself.
 _PASSING = (errors.UpstreamFailed, errors.UpstreamTimeout, errors.TargetDown, errors.Busy)
 
@@ -110,22 +105,16 @@ class VolumeTarget:
         return Reading(source, start, stop - start, partial)
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
-        """Ask for the rest until the hypervisor is back; give up after half a minute."""
-        rest = Range(reading.start + moved, reading.start + reading.length - 1)
-        give_up = self._clock.seconds() + _RESUME_TIME
-        wait = 0.1
-        while True:
-            try:
-                again = await self.read(rest, None)
-                if again.length == reading.length - moved:
-                    return again
-                again.source.stopProducing()
+        """Ask for the rest until the hypervisor is back."""
+
+        async def again() -> Reading:
+            rest = await self.read(reading.after(moved), None)
+            if rest.length != reading.length - moved:
+                rest.source.stopProducing()
                 raise errors.UpstreamFailed(reason="malformed")
-            except _PASSING:
-                if self._clock.seconds() + wait > give_up:
-                    raise
-            await deferLater(self._clock, wait, lambda: None)
-            wait = min(wait * 2, _RESUME_WAIT)
+            return rest
+
+        return await until_back(again, self._clock, _PASSING)
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -145,37 +134,22 @@ class VolumeTarget:
     async def _move(self, body: relay.Source, sink: _Noting) -> None:
         """Move *body* and finish; stop when the hypervisor fails, or does nothing when it is its turn."""
         moving = Deferred.fromCoroutine(self._moved(body, sink))
-        broken = stalled = False
+        broken = False
 
         def over(_: str) -> None:
             nonlocal broken
             broken = True
             moving.cancel()
 
-        mark = -1
-
-        def look() -> None:
-            nonlocal mark, stalled
-            if sink.held and sink.moved == mark:
-                stalled = True
-                moving.cancel()
-            mark = sink.moved
-
         sink.upload.when_over(over)
-        watch = LoopingCall(look)
-        watch.clock = self._clock
-        watch.start(self._timeout)
         try:
-            await moving
+            with watched(moving, sink, self._clock, self._timeout):
+                await moving
         except CancelledError:
-            if stalled:
-                raise errors.UpstreamTimeout(reason="stalled") from None
             if broken:
                 await sink.upload.finish()
                 raise errors.UpstreamFailed(reason="closed") from None
             raise
-        finally:
-            watch.stop()
 
     async def _moved(self, body: relay.Source, sink: _Noting) -> None:
         await relay.body(body, sink, self._clock)
@@ -200,38 +174,29 @@ class VolumeTarget:
             raise errors.BadRequest("Unsupported value for 'context', expecting 'zero' or 'dirty'")
         extents = Extents("zero", "hole")
         extents.add(await self.size(), (False, False))
-        text = extents.text()
-        return Document(Held(text), len(text))
+        return Document.of(extents.text())
 
     async def checksum(self, algorithm: str, block_size: int) -> Document:
         digest = BlockHash(algorithm, block_size)
-        source = (await self.read(None, None)).source
-        try:
-            async for piece in relay.Segments(source, _HASH):
-                await self._in_thread(digest.update, piece)
-        finally:
-            # One that went by whole is closed, and this changes nothing.
-            source.stopProducing()
-        text = digest.answer()
-        return Document(Held(text), len(text))
+        return await digest.take((await self.read(None, None)).source, self._in_thread)
 
 
 @implementer(IConsumer, IPushProducer)
 class _Noting:
     """Stands between a body and an upload, and knows how it goes.
 
-    :ivar moved: bytes that went by.
+    :ivar progress: bytes that went by.
     :ivar held: it is the hypervisor's turn.
     """
 
     def __init__(self, upload: Upload) -> None:
         self.upload = upload
-        self.moved = 0
+        self.progress = 0
         self.held = False
         self._producer: Any = None
 
     def write(self, data: bytes) -> None:
-        self.moved += len(data)
+        self.progress += len(data)
         self.upload.write(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
