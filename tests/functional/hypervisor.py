@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.functional.processes import DEADLINE, HOST, Peer, free_port, wait_for
 PASSWORD = "sekret12"
 #: What the guest shows and sends first.
 GREETING = b"ready\r\n"
+#: Seconds without a change after which a screen stays as it is.
+_STEADY = 0.15
 
 #: 16-bit code for address 7C00h; what it shows first, and sends, follows it.
 _GUEST = bytes.fromhex(
@@ -62,6 +65,16 @@ class Screen:
     width: int
     height: int
     rgb: bytes
+
+    @property
+    def lit(self) -> int:
+        """How many bytes are not black."""
+        return len(self.rgb) - self.rgb.count(0)
+
+    def is_written(self, row: int) -> bool:
+        """Whether there is text in this row of a text screen."""
+        line = self.rgb[self.width * 16 * row * 3 : self.width * 16 * (row + 1) * 3]
+        return self.height == 400 and len(line) // 3 - line.count(b"\0\0\0") > 100
 
 
 class Qemu(Peer):
@@ -184,17 +197,36 @@ class Qemu(Peer):
 
     def wait_for_screen(self) -> Screen:
         """Wait until the guest has greeted, and its screen stays."""
-        last: list[Screen] = [Screen(0, 0, b"")]
+        last, since = Screen(0, 0, b""), 0.0
 
         def steady() -> bool:
+            nonlocal last, since
             now = self.screen()
-            before, last[0] = last[0], now
+            if now != last:
+                last, since = now, time.monotonic()
             line = now.rgb[: now.width * 16 * 3]
             colors = {line[at : at + 3] for at in range(0, len(line), 3)}
-            return now == before and now.height == 480 and len(colors) >= len(set(GREETING)) - 2
+            greeted = now.height == 480 and len(colors) >= len(set(GREETING)) - 2
+            # A guest that has to wait for a processor stops in the midst of a letter, too.
+            return greeted and time.monotonic() - since > _STEADY
 
         wait_for(steady, "a steady screen")
-        return last[0]
+        return last
+
+    def wait_for_offer(self) -> Screen:
+        """Wait until the firmware has offered its menu; it forgets what was typed before that."""
+        last, since = Screen(0, 0, b""), 0.0
+
+        def offered() -> bool:
+            nonlocal last, since
+            now = self.screen()
+            # A cursor blinks.
+            if not now.is_written(2) or abs(now.lit - last.lit) > 500:
+                last, since = now, time.monotonic()
+            return time.monotonic() - since > _STEADY
+
+        wait_for(offered, "the offer of a menu")
+        return last
 
     def type(self, *keys: str) -> None:
         """Press keys, named as QEMU does: ``a``, ``ret``, ``esc``."""

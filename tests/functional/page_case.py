@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from contextlib import ExitStack
 from hashlib import sha256
 from typing import ClassVar
@@ -53,11 +52,6 @@ def close_browser() -> None:
         del PageCase.browser
 
 
-def lit(screen: Screen) -> int:
-    """How many bytes of a screen are not black."""
-    return len(screen.rgb) - screen.rgb.count(0)
-
-
 class PageCase(ConsoleCase):
     """A browser, and a gateway with pages for it.
 
@@ -105,11 +99,8 @@ class PageCase(ConsoleCase):
 
     def firmware(self, qemu: Qemu) -> int:
         """Wait until the firmware offers its menu; return how much is lit, but for a cursor that blinks."""
-        wait_for(lambda: lit(qemu.screen()) > 2000, "the firmware")
-        time.sleep(0.3)
-        return lit(qemu.screen())
+        return qemu.wait_for_offer().lit
 
     def assert_same(self, qemu: Qemu) -> None:
         """The page shows what the machine shows, pixel for pixel."""
-        wanted = digest(qemu.wait_for_screen())
-        wait_for(lambda: self.seen() == wanted, "the same picture")
+        wait_for(lambda: digest(qemu.wait_for_screen()) == self.seen(), "the same picture")

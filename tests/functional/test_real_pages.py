@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.hypervisor import PASSWORD, Qemu
-from tests.functional.page_case import PageCase, close_browser, digest, lit
+from tests.functional.page_case import PageCase, close_browser, digest
 from tests.functional.processes import HOST, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -88,7 +88,7 @@ class VncTests(PageCase):
                 self.browser.driver.find_element(By.XPATH, "//*[@id='keys']/button[text()='Esc']").click()
             else:
                 self.press(Keys.ESCAPE)
-            wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")  # noqa: B023 (asked at once)
+            wait_for(lambda: qemu.screen().lit > before + 500, "the menu")  # noqa: B023 (asked at once)
             wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")  # noqa: B023 (asked at once)
             self.browser.screenshot(f"console-boot-menu-{by_button}")
             qemu.stop()
@@ -269,7 +269,7 @@ class SpiceTests(PageCase):
         self.browser.until("state", "Connected")
         before = self.firmware(qemu)
         self.press(Keys.ESCAPE)
-        wait_for(lambda: lit(qemu.screen()) > before + 500, "the menu")
+        wait_for(lambda: qemu.screen().lit > before + 500, "the menu")
         wait_for(lambda: self.seen() == digest(qemu.screen()), "the same picture")
 
     def test_password(self) -> None:

@@ -21,7 +21,7 @@ from gateway.wire.rfb_server import ServerMessages
 from gateway.wire.rfb_viewer import ViewerEncoder
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.hypervisor import PASSWORD, Credentials, Qemu, Screen
-from tests.functional.processes import HOST, short_directory, wait_for
+from tests.functional.processes import DEADLINE, HOST, short_directory, wait_for
 from tests.wire.rfb_peers import Client
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -54,7 +54,7 @@ class Console:
         version: bytes = b"",
     ) -> None:
         self.handshake = ServerSide(allowed, password=password.encode() or None)
-        self.line: socket.socket = socket.create_connection((HOST, port), 10)
+        self.line: socket.socket = socket.create_connection((HOST, port), DEADLINE)
         try:
             self._open(tls, version)
         except BaseException:
@@ -129,8 +129,7 @@ class _Case(SynchronousTestCase):
 
     def assert_same_picture(self, console: Console) -> None:
         """The framebuffer is what the machine says that it shows, to the pixel."""
-        wanted = self.qemu.wait_for_screen()
-        wait_for(lambda: console.look() == wanted, "the same picture")
+        wait_for(lambda: console.look() == self.qemu.wait_for_screen(), "the same picture")
 
     def assert_refused(self, words: str, attempt: Callable[[], object]) -> None:
         self.assertIn(words, self.assertRaises(UpstreamFailed, attempt).text)
@@ -274,11 +273,11 @@ class SerialTests(_Case):
             self.addCleanup(qemu.stop)
             if number:
                 qemu.serial_tcp().vnc().start()
-                line: socket.socket = socket.create_connection((HOST, int(str(qemu.serial))), 10)
+                line: socket.socket = socket.create_connection((HOST, int(str(qemu.serial))), DEADLINE)
             else:
                 qemu.serial_unix().vnc().start()
                 line = socket.socket(socket.AF_UNIX)
-                line.settimeout(10)
+                line.settimeout(DEADLINE)
                 line.connect(str(qemu.serial))
             with line, line.makefile("rb") as said:
                 qemu.wait_for_screen()

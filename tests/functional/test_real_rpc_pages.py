@@ -11,7 +11,7 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import run
 from tests.functional.hypervisor import Screen
 from tests.functional.libvirt_daemon import Libvirtd
-from tests.functional.page_case import PageCase, close_browser, digest, lit
+from tests.functional.page_case import PageCase, close_browser, digest
 from tests.functional.processes import HOST, free_port, short_directory, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -58,7 +58,7 @@ class GraphicsTests(PageCase):
 
     def test_graphics(self) -> None:
         """The ticket of Graphics opens the guest's screen in the page, pixel for pixel."""
-        wait_for(lambda: lit(self.screen()) > 2000, "the firmware")
+        wait_for(lambda: self.screen().lit > 2000, "the firmware")
         link = self.ask("graphics", "tiny")
         self.show(link["ticket"])
         self.browser.until("state", "Connected")
