@@ -81,7 +81,7 @@ class ToolTests(PageCase):
         self.browser.find("paste").click()
         wait_for(lambda: self.browser.find("text").get_attribute("value") == "SOME TEXT", "what was copied")
         self.changes(self.browser.find("type").click)
-        self.assertEqual(self.browser.text("copied"), "Typed.")
+        self.browser.until("copied", "Typed.")
 
     def test_view_only_clipboard(self) -> None:
         """Who only looks can put nothing on the clipboard, and may read it."""
@@ -133,11 +133,11 @@ class ToolTests(PageCase):
         """The picture fits its place, or has the size that it has; full screen fills all of it."""
         self.open_picture()
         width = "document.querySelector('#screen canvas').getBoundingClientRect().width"
-        self.assertGreater(self.browser.read(width), 700)
+        wait_for(lambda: self.browser.read(width) > 700, "it fits")
         self.browser.find("fit").click()
-        self.assertEqual(self.browser.read(width), 640)
+        wait_for(lambda: self.browser.read(width) == 640, "the size that it has")
         self.browser.find("fit").click()
-        self.assertGreater(self.browser.read(width), 700)
+        wait_for(lambda: self.browser.read(width) > 700, "it fits again")
         self.browser.find("full").click()
         wait_for(lambda: self.browser.read("document.fullscreenElement !== null"), "full screen")
         self.assertEqual(self.browser.find("full").get_attribute("aria-pressed"), "true")

@@ -37,12 +37,16 @@ def update(color: bytes) -> bytes:
     return pack(">BxHHHHHi", 0, 1, 0, 0, WIDTH, HEIGHT, 0) + color * (WIDTH * HEIGHT)
 
 
-def recording() -> bytes:
-    """Red, and after half a minute in which nothing happens blue."""
+def recording(bells: int = 0) -> bytes:
+    """Red, and in the end, after a long time in which nothing happens, blue: half a minute in all.
+
+    :param bells: how many ring meanwhile, almost one a second, so that red lasts.
+    """
     form = pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
     init = pack(">HH", WIDTH, HEIGHT) + form + pack(">I", len(NAME)) + NAME
     blocks = [(0, b"RFB 003.008\n"), (0, b"\1\1" + bytes(4)), (0, init), (100, update(RED)[:777])]
-    blocks += [(120, update(RED)[777:]), (30_000, update(BLUE)), (30_500, b"\2")]
+    rung = [(900 * number, b"\2") for number in range(1, bells + 1)]
+    blocks += [(120, update(RED)[777:]), *rung, (30_000, update(BLUE)), (30_500, b"\2")]
     return b"FBS 001.000\n" + b"".join(block(*it) for it in blocks)
 
 
@@ -64,9 +68,9 @@ class ReplayTests(BrowserTestCase):
         return color
 
     def test_vnc(self) -> None:
-        """A recording plays to its end, but for half a minute in which nothing happens, and from anywhere."""
+        """A recording plays to its end, but for the time in which nothing happens, and from anywhere."""
         begun = time.monotonic()
-        self.play("vnc", recording())
+        self.play("vnc", recording(6))
         wait_for(lambda: self.middle() == "200,0,0", "red")
         self.browser.until("state", "At its end")
         self.assertLess(time.monotonic() - begun, 25)
@@ -81,7 +85,7 @@ class ReplayTests(BrowserTestCase):
 
     def test_pace(self) -> None:
         """It can be paused, and played faster; what is idle is played when that is wanted."""
-        self.play("pace", recording())
+        self.play("pace", recording(15))
         self.browser.until("play", "Pause")
         self.browser.find("skip").click()
         self.browser.find("position").send_keys(Keys.HOME)
