@@ -38,6 +38,7 @@ class _Case(TunnelCase):
         cls.desktop.start()
 
     def setUp(self) -> None:
+        wait_for(lambda: not (self.gateway.sessions() or self.qemu.spice_channels()), "nobody is there")
         self.directory = short_directory()
         self.addCleanup(shutil.rmtree, self.directory)
         self.viewer = Viewer(self.directory)
@@ -64,6 +65,10 @@ class _Case(TunnelCase):
             lambda: self.desktop.shows(self.qemu.screen(), shot), f"the screen\n{self.viewer.log()[-2000:]}"
         )
 
+    def assert_channels(self, *names: str) -> None:
+        """The tunnels of the viewer are these, by what each has said that it is."""
+        wait_for(lambda: self.channels() == set(names), f"{names} are open")
+
     def channels(self) -> set[str]:
         return {it["target"].partition(" ")[2] for it in self.gateway.sessions()}
 
@@ -81,7 +86,7 @@ class ViewerTests(_Case):
         ticket = self.grant(self.url(), uses=1, principal="alice")
         self.view(ticket)
         self.assert_shows()
-        self.assertEqual(self.channels(), {"main", "display", "inputs", "cursor"})
+        self.assert_channels("main", "display", "inputs", "cursor")
         listed = self.ctl("session", "list")
         for name in ("main", "display", "inputs", "cursor"):
             self.assertIn(f":{self.qemu.spice_port} {name}", listed)
@@ -143,7 +148,7 @@ class LinkTests(_Case):
         self.viewer.start(self.desktop, file, *wrapped)
         self.assert_shows()
         self.assertTrue(file.exists())
-        self.assertEqual(self.channels(), {"tls"})
+        self.assert_channels("tls")
 
 
 class IdleTests(_Case):
@@ -155,7 +160,12 @@ class IdleTests(_Case):
         """Who types keeps the console; who does nothing any more loses all of it."""
         self.view(self.grant(self.url()))
         self.assert_shows()
-        main = self._silent("main")
+        self.assert_channels("main", "display", "inputs", "cursor")
+        main, began = self._silent("main"), time.monotonic()
+        while time.monotonic() < began + 1:
+            if (now := self._silent("main")) != main:  # it is still being greeted
+                main, began = now, time.monotonic()
+            time.sleep(0.1)
         began = time.monotonic()
         while time.monotonic() < began + 9:
             self.desktop.keys("mousemove", "300", "300", "key", "a")
