@@ -55,7 +55,6 @@ class HttpChannel(Protocol):
         self._successor: IProtocol | None = None
         self._wire: Any = None
         self._gate: Gate | None = None
-        self._served = 0
         self._began = 0.0
         self._observed = False
         self._resume: IDelayedCall | None = None
@@ -182,7 +181,6 @@ class HttpChannel(Protocol):
         rest, self._reader.rest = self._reader.rest, b""
         body = RequestBody(head, self._continue, self._flow, self._wire)
         self._exchange = exchange = Exchange(head, body, self, self.peer)
-        self._served += 1
         self._began = self._clock.seconds()
         self._observed = False
         self._tick_from_now()

@@ -113,10 +113,6 @@ class Observation:
         """A token for a ticket of this *kind* was judged."""
         self.metrics.tokens.labels(_LISTENERS.get(kind, kind), result, reason).inc()
 
-    def clock_step(self, step: float) -> None:
-        """The wall clock was set, by *step* seconds."""
-        self.audit("clock.step", reason=f"{step:.1f}")
-
 
 def _is_of_token(error: BaseException) -> bool:
     """Whether a signed token was no good, which the registry has not seen."""

@@ -308,9 +308,6 @@ class TicketRegistry(Protocol):
     async def undo(self, hold: Hold) -> None:
         """Release a hold whose target could not be reached, and give its use back."""
 
-    async def set_limits(self, uuid: str, readers: int | None, writers: int | None) -> None:
-        """Bound the concurrent ``read`` and ``write`` sessions of a ticket, as its upstream asks."""
-
     async def get(self, uuid: str) -> Ticket | None:
         """Return the record of an id, in whatever state it is."""
 

@@ -233,11 +233,6 @@ class MemoryRegistry:
                 heir.joined = False
         self.release(hold, touch=False)
 
-    async def set_limits(self, uuid: str, readers: int | None, writers: int | None) -> None:
-        ticket = self._book.find(uuid)
-        if ticket is not None:
-            ticket.max_readers, ticket.max_writers = readers, writers
-
     # Looking
 
     async def get(self, uuid: str) -> Ticket | None:

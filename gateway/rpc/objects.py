@@ -172,8 +172,3 @@ def doms_told(procedure: Procedure, values: Mapping[str, Any]) -> list[Dom]:
         return []
     places = in_arguments(procedure) if procedure.event else in_results(procedure)
     return [dom for place in places for dom in place.doms(values)]
-
-
-def names_told(procedure: Procedure, values: Mapping[str, Any]) -> dict[str, str]:
-    """Names by uuid, of :func:`doms_told`."""
-    return {uuid_of(dom): dom["name"] for dom in doms_told(procedure, values)}

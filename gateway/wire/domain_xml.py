@@ -1,4 +1,4 @@
-"""What the gateway wants to know of a domain's XML: who it is, its screens, its lines, its disks.
+"""What the gateway wants to know of a domain's XML: who it is, its screens, its lines.
 
 Source: libvirt, "Domain XML format" (formatdomain).
 """
@@ -58,23 +58,6 @@ class Line:
 
 
 @frozen
-class Disk:
-    """One disk.
-
-    :ivar type: ``file``, ``block``, ``volume``, ``network``, …
-    :ivar source: a file, a device, the name of a network disk, or ``pool/volume``; empty for an empty tray.
-    :ivar target: name of the device in the guest, such as ``vda``.
-    """
-
-    type: str
-    device: str
-    target: str
-    source: str = ""
-    format: str = ""
-    readonly: bool = False
-
-
-@frozen
 class Domain:
     """What a domain's XML says, as far as we care."""
 
@@ -83,7 +66,6 @@ class Domain:
     type: str
     graphics: tuple[Graphics, ...] = ()
     lines: tuple[Line, ...] = ()
-    disks: tuple[Disk, ...] = ()
 
 
 def read_name(text: str) -> Named:
@@ -137,7 +119,6 @@ def read_domain(text: str) -> Domain:
         root.get("type"),
         tuple(_graphics(node) for node in nodes if node.name == "graphics"),
         tuple(_line(node) for node in nodes if node.name in ("serial", "console", "channel", "parallel")),
-        tuple(_disk(node) for node in nodes if node.name == "disk"),
     )
 
 
@@ -179,23 +160,4 @@ def _line(node: Node) -> Line:
         node.get("tty") if source is None else source.get("path") or node.get("tty"),
         -1 if target is None else _number(target.get("port")),
         "" if target is None else target.get("name"),
-    )
-
-
-def _disk(node: Node) -> Disk:
-    source = node.find("source")
-    target = node.find("target")
-    driver = node.find("driver")
-    where = ""
-    if source is not None:
-        pool, volume = source.get("pool"), source.get("volume")
-        named = f"{pool}/{volume}" if pool else ""
-        where = next(filter(None, map(source.get, ("file", "dev", "dir", "name"))), named)
-    return Disk(
-        node.get("type"),
-        node.get("device") or "disk",
-        "" if target is None else target.get("dev"),
-        where,
-        "" if driver is None else driver.get("type"),
-        node.find("readonly") is not None,
     )

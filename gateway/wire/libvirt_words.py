@@ -68,15 +68,7 @@ _REASON_AFTER = {
 GRAPHICS_PHASES = ("connect", "initialize", "disconnect")
 POOL_STATES = ("inactive", "building", "running", "degraded", "inaccessible")
 VOLUME_TYPES = ("file", "block", "dir", "network", "netdir", "ploop")
-JOB_TYPES = ("none", "bounded", "unbounded", "completed", "failed", "cancelled")
-SECRET_USAGES = ("none", "volume", "ceph", "iscsi", "tls", "vtpm")
 ADDRESS_SOURCES = ("lease", "agent", "arp")
-ADDRESS_TYPES = ("ipv4", "ipv6")
-CLOSE_REASONS = ("error", "eof", "keepalive", "client")
-MEMORY_STATS = (
-    *("swap_in", "swap_out", "major_fault", "minor_fault", "unused", "available", "actual_balloon", "rss"),
-    *("usable", "last_update", "disk_caches", "hugetlb_pgalloc", "hugetlb_pgfail"),
-)
 
 _FAMILIES = ("ipv4", "ipv6", "unix")
 _IO_ACTIONS = ("none", "pause", "report")
@@ -211,14 +203,6 @@ EVENT_KINDS = (
     EventKind("secret", _SECRET, 0, 382, "secret", tables={"event": ("defined", "undefined")}),
     EventKind("secret", _SECRET, 1, 383, "secret", "value_changed"),
 )
-#: What an event may be about: the field that holds it, and what permissions call it.
-SUBJECTS = {
-    "dom": "domain",
-    "net": "network",
-    "pool": "storage_pool",
-    "dev": "node_device",
-    "secret": "secret",
-}
 #: What may be subscribed to by its word.
 EVENT_WORDS = frozenset(kind.word for kind in EVENT_KINDS)
 _BY_PROCEDURE = {kind.procedure: kind for kind in EVENT_KINDS}

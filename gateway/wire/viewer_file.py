@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 from attrs import field, frozen
 
-#: Media type, and the end of a file's name.
-MEDIA_TYPE = "application/x-virt-viewer"
+#: The end of a file's name.
 SUFFIX = ".vv"
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})

@@ -485,9 +485,8 @@ class ToldTest(SynchronousTestCase):
     def test_learned(self) -> None:
         """Names are learned from lists and events, never from answers that repeat what they were told."""
         both = {"domains": [SEEN, HIDDEN], "ret": 2}
-        learned = objects.names_told(named("CONNECT_LIST_ALL_DOMAINS"), both)
-        self.assertEqual(learned, {SEEN["uuid"]: "alice-1", HIDDEN["uuid"]: "bob-1"})
+        self.assertEqual(objects.doms_told(named("CONNECT_LIST_ALL_DOMAINS"), both), [SEEN, HIDDEN])
         event = named("DOMAIN_EVENT_CALLBACK_REBOOT")
-        self.assertEqual(objects.names_told(event, {"callbackID": 1, "dom": SEEN}), {SEEN["uuid"]: "alice-1"})
+        self.assertEqual(objects.doms_told(event, {"callbackID": 1, "dom": SEEN}), [SEEN])
         forged = {"dom": {**SEEN, "name": "forged"}}
-        self.assertEqual(objects.names_told(named("DOMAIN_CREATE_WITH_FLAGS"), forged), {})
+        self.assertEqual(objects.doms_told(named("DOMAIN_CREATE_WITH_FLAGS"), forged), [])

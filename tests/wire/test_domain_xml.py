@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from gateway.wire.domain_xml import Disk, Graphics, Line, Named, canonical_uuid, read_domain, read_name
+from gateway.wire.domain_xml import Graphics, Line, Named, canonical_uuid, read_domain, read_name
 from gateway.wire.safe_xml import XmlError
 
 UUID = "2e0ccdcc-33bb-4d58-ab08-eb4e631bf61a"
@@ -88,22 +88,10 @@ class ReadTest(SynchronousTestCase):
             ),
         )
 
-    def test_disks(self) -> None:
-        """Its disks, with where their bytes are."""
-        self.assertEqual(
-            read_domain(LIVE).disks,
-            (
-                Disk("file", "cdrom", "hdc", "", "", True),
-                Disk("volume", "disk", "vda", "default/a.qcow2", "qcow2"),
-                Disk("block", "lun", "sda", "/dev/sdb"),
-                Disk("network", "disk", "vdb", "pool/image"),
-            ),
-        )
-
     def test_little(self) -> None:
         """A domain without devices has none."""
         domain = read_domain("<domain><name>a</name></domain>")
-        self.assertEqual((domain.uuid, domain.disks, domain.lines, domain.graphics), (None, (), (), ()))
+        self.assertEqual((domain.uuid, domain.lines, domain.graphics), (None, (), ()))
 
     def test_numbers(self) -> None:
         """A port that is no number is none."""
