@@ -10,7 +10,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from gateway import __version__
-from gateway.core import clock, config
+from gateway.core import clock, config, dispatch
 from gateway.errors import ConfigError
 
 #: Exit status for a configuration that cannot be used. Source: sysexits.h, EX_CONFIG.
@@ -66,4 +66,5 @@ def makeService(options: Options) -> IService:
     from gateway.appliance import Appliance
 
     clock.use_monotonic(reactor)
+    dispatch.without_context()
     return Appliance(reactor, options.loaded)
