@@ -4,8 +4,9 @@ The control listener asks for no credential, so whoever reaches it is obeyed; a 
 any page it shows. Such a request tells its ``Origin``, or was sent to a name that the owner of the page let
 resolve to us.
 
-The page for administrators is served by this listener itself. It may end sessions, and nothing else: its
-origin is the very name or address that it was asked for by, and no resolver had a say in that.
+The page for administrators is served by this listener itself. It may end sessions and revoke tickets by their
+fingerprints, and nothing else: its origin is the very name or address that it was asked for by, and no
+resolver had a say in that.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from gateway import errors
 from gateway.core.exchange import Exchange
 from gateway.wire.http_head import RequestHead
 
-#: What the page may ask for: its parts, for which browsers name its origin, and the end of a session.
-_ASKS = re.compile(rb"GET /ui/[a-z.]+|DELETE /sessions/[0-9a-f]{1,32}")
+#: What the page may ask for: its parts, for which browsers name its origin, the end of sessions and tickets.
+_ASKS = re.compile(rb"GET /ui/[a-z.]+|DELETE /sessions/[0-9a-f]{1,32}|DELETE /fingerprints/[0-9a-f]{12}")
 
 
 def refuse_pages(exchange: Exchange) -> None:

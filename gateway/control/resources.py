@@ -1,4 +1,4 @@
-"""``/tickets/``, ``/sessions/``, ``/recordings/``, ``/status``, ``/drain`` and ``/reload``.
+"""What engines and operators ask: ``/tickets/``, ``/fingerprints/``, ``/sessions/`` and more, see the tree.
 
 Tickets are answered exactly as by ovirt-imageio 2.5, texts and codes included, so that an engine
 notices no difference. Whoever reaches this listener is trusted: it is a socket with a mode, or
@@ -65,6 +65,7 @@ def control_tree(
     if pages is not None:
         root.putChild(b"ui", pages)
     root.putChild(b"tickets", _Tickets(registry, clock, wall, remove_timeout))
+    root.putChild(b"fingerprints", _Fingerprints(registry))
     root.putChild(b"sessions", _Sessions(sessions))
     root.putChild(b"recordings", _Recordings(orders))
     root.putChild(b"status", _Status(orders))
@@ -192,6 +193,20 @@ class _Tickets(_PlainLeaf):
                 return False
             await deferLater(self._clock, _POLL, lambda: None)
         return True
+
+
+class _Fingerprints(Leaf):
+    """``/fingerprints/FINGERPRINT``: for who knows no ids, and must not."""
+
+    def __init__(self, registry: TicketRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    async def on_delete(self, request: Any) -> Answer:
+        """Revoke what has this fingerprint; its sessions are cut at once."""
+        if not await self._registry.revoke_all(mark=_name(request)):
+            raise errors.NotFound("No such ticket, or it was revoked before")
+        return _NO_CONTENT
 
 
 class _Sessions(Leaf):

@@ -152,6 +152,10 @@ class Ticket:
         """
         return op in self.grant.ops or not _IMPLIED_BY.get(op, frozenset()).isdisjoint(self.grant.ops)
 
+    def fits(self, kind: Kind | None, principal: str | None) -> bool:
+        """Tell whether it is of this *kind*, and was given to this *principal*; None does not matter."""
+        return kind in (None, self.kind) and principal in (None, self.grant.principal)
+
     def admits(self, peer: str | None) -> bool:
         """Tell whether a client at address *peer* may use it; None is a client without an address."""
         network = self.grant.peer
@@ -267,9 +271,17 @@ class TicketRegistry(Protocol):
         """
 
     async def revoke_all(
-        self, *, kind: Kind | None = None, principal: str | None = None, reason: str = "revoked"
+        self,
+        *,
+        kind: Kind | None = None,
+        principal: str | None = None,
+        mark: str | None = None,
+        reason: str = "revoked",
     ) -> int:
-        """Revoke all that match; return how many."""
+        """Revoke all that match; return how many.
+
+        :param mark: their fingerprint, which one ticket has as a rule.
+        """
 
     async def authorize(
         self, uuid: str, op: str, *, kind: Kind, peer: str | None, joins: Hold | None = None

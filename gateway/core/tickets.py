@@ -146,15 +146,20 @@ class MemoryRegistry:
         return ticket is not None
 
     async def revoke_all(
-        self, *, kind: Kind | None = None, principal: str | None = None, reason: str = "revoked"
+        self,
+        *,
+        kind: Kind | None = None,
+        principal: str | None = None,
+        mark: str | None = None,
+        reason: str = "revoked",
     ) -> int:
         ordered = self._clock.seconds()
         found = [
             ticket
             for ticket in self._book.tickets.values()
             if ticket.state is not State.REVOKED
-            and kind in (None, ticket.kind)
-            and principal in (None, ticket.grant.principal)
+            and ticket.fits(kind, principal)
+            and mark in (None, ticket.fingerprint)
         ]
         for ticket in found:
             self._revoke(ticket, reason, tombstone=True, ordered=ordered)
@@ -256,10 +261,7 @@ class MemoryRegistry:
         found = (
             ticket
             for ticket in self._book.tickets.values()
-            if kind in (None, ticket.kind)
-            and principal in (None, ticket.grant.principal)
-            and state in (None, ticket.state)
-            and ticket.fingerprint > after
+            if ticket.fits(kind, principal) and state in (None, ticket.state) and ticket.fingerprint > after
         )
         return nsmallest(limit, found, key=lambda ticket: ticket.id_hash)
 

@@ -142,7 +142,7 @@ def pages() -> Resource:
 
 
 def admin_pages() -> Resource:
-    """Return what is below ``ui`` where orders are taken: one page that shows all, and ends sessions.
+    """Return what is below ``ui`` where orders are taken: one page that shows all, and ends it.
 
     It is of one origin with the orders that it gives, and is served to nobody who cannot give them himself.
     """

@@ -51,10 +51,14 @@ class PagesTests(SynchronousTestCase):
                     judge("host: localhost", f"origin: {origin}", peer=peer)
 
     def test_own(self) -> None:
-        """The page of this listener may end a session, by whatever name of this host it was asked for."""
+        """The page of this listener may end sessions and tickets, by any name of this host."""
         for host in ("localhost:54324", "127.0.0.1:54324", "[::1]:54324", "localhost:8080"):
             for peer in ("127.0.0.1", "local"):
-                for request in ("DELETE /sessions/0a1b2c3d4e5f", "GET /ui/status.js"):
+                for request in (
+                    "DELETE /sessions/0a1b2c3d4e5f",
+                    "DELETE /fingerprints/0a1b2c3d4e5f",
+                    "GET /ui/status.js",
+                ):
                     judge(f"host: {host}", f"origin: http://{host}", peer=peer, request=request)
 
     def test_own_and_no_more(self) -> None:
@@ -68,7 +72,12 @@ class PagesTests(SynchronousTestCase):
             "POST /drain",
         )
         odd = ("POST /reload", "DELETE /sessions/", "DELETE /sessions/../tickets/0a", "DELETE /sessions/0a?x")
-        for request in (*orders, *odd):
+        marks = (
+            "DELETE /fingerprints/",
+            "DELETE /fingerprints/0a",
+            "DELETE /fingerprints/../tickets/0a1b2c3d4e",
+        )
+        for request in (*orders, *odd, *marks):
             with self.assertRaises(errors.Forbidden, msg=request):
                 judge(*own, request=request)
         for host, origin in (
@@ -81,6 +90,9 @@ class PagesTests(SynchronousTestCase):
             for peer in ("127.0.0.1", "local"):
                 with self.assertRaises(errors.Forbidden, msg=origin):
                     judge(f"host: {host}", f"origin: {origin}", peer=peer, request="DELETE /sessions/0a")
+                with self.assertRaises(errors.Forbidden, msg=origin):
+                    mark = "DELETE /fingerprints/0a1b2c3d4e5f"
+                    judge(f"host: {host}", f"origin: {origin}", peer=peer, request=mark)
 
     def test_rebinding(self) -> None:
         """H7: a name that somebody let resolve to loopback is not ours."""

@@ -302,6 +302,22 @@ class DeleteTests(ControlTestCase):
         for number in range(5):
             self.assertEqual(self.control("GET", f"/tickets/{named(number)}").status, 404)
 
+    def test_by_fingerprint(self) -> None:
+        """Who sees the fingerprint only can revoke all the same: this ticket, its sessions, and no other."""
+        self.put()
+        self.put("/tickets/x", uuid=OTHER)
+        told: list[str] = []
+        self.ok(self.registry.hold(ID, "read", kind=Kind.IMAGE, peer=None, ended=told.append))
+        mark = fingerprint(ID)
+        for wrong in ("", mark[:11], mark.upper(), ID, "0" * 12, f"{mark}/", "%00"):
+            self.assertEqual(self.control("DELETE", f"/fingerprints/{wrong}").status, 404, wrong)
+        self.assertEqual(self.control("GET", f"/fingerprints/{mark}").status, 405)
+        self.assertEqual(told, [])
+        self.assertEqual(self.control("DELETE", f"/fingerprints/{mark}").status, 204)
+        self.assertEqual((told, self.image("GET").status), (["revoked"], 403))
+        self.assertEqual(self.get(OTHER)["state"], "issued")
+        self.assertEqual(self.control("DELETE", f"/fingerprints/{mark}").status, 404)
+
     def hold(self) -> Any:
         """Use the ticket, and do not let go when it is revoked."""
         self.put()

@@ -713,6 +713,9 @@ class RegistryContract:
         self.add(evolve(IMAGE, uuid="b", principal="bob"))
         self.assertEqual(self.ok(self.registry.revoke_all(principal="alice")), 1)
         self.assertEqual((self.state("a"), self.state("b")), (State.REVOKED, State.ISSUED))
+        self.assertEqual(self.ok(self.registry.revoke_all(mark=fingerprint("a"))), 0)
+        self.assertEqual(self.ok(self.registry.revoke_all(mark="")), 0)
+        self.assertEqual(self.ok(self.registry.revoke_all(mark=fingerprint("b"), principal="alice")), 0)
         self.assertEqual(self.ok(self.registry.revoke_all()), 1)
         self.assertEqual(self.ok(self.registry.revoke_all()), 0)
 
