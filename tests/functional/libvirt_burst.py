@@ -20,7 +20,7 @@ from gateway.wire.libvirt_schema import procedure
 from gateway.wire.libvirt_url import parse_url
 
 #: Seconds that a burst may take before it counts as stalled.
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 
 async def connect(reactor: Any, text: str) -> LibvirtConnection:

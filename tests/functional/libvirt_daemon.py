@@ -188,7 +188,7 @@ class Libvirtd(Peer):
         """Make a pool; return the directory of its volumes."""
         path = self.home / "pool" / name
         path.mkdir()
-        self._give_away()
+        self._give_away(path)
         self.virsh("pool-create-as", name, "dir", "--target", path)
         return path
 
@@ -207,7 +207,7 @@ class Libvirtd(Peer):
         make_pki(self.server_pki)
         for name in ("cacert.pem", "clientcert.pem", "clientkey.pem"):
             shutil.copy(self.server_pki / name, self.client_pki / name)
-        self._give_away()
+        self._give_away(self.home, *self.home.rglob("*"))
 
     def _window(self) -> int:
         """The first of 99 ports that are this daemon's alone, below those that the kernel gives away."""
@@ -219,9 +219,9 @@ class Libvirtd(Peer):
                 return low
         raise AssertionError("no ports are left for screens")
 
-    def _give_away(self) -> None:
+    def _give_away(self, *paths: Path) -> None:
         if os.geteuid() == 0:
-            for path in (self.home, *self.home.rglob("*")):
+            for path in paths:
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     def _config(self) -> str:

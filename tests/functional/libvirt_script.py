@@ -71,7 +71,7 @@ def console(connection: Any, domain: Any) -> None:
 
     stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE, readable, None)
     domain.reset()
-    say(console=enough.wait(15))
+    say(console=enough.wait(40))
     stream.eventRemoveCallback()
     stream.abort()
 
@@ -93,7 +93,7 @@ def main(uri: str, token: str, pool: str) -> None:
     say(domains=sorted(domain.name() for domain in connection.listAllDomains()))
     domain = connection.lookupByName("tiny")
     domain.suspend()
-    paused.wait(10)
+    paused.wait(40)
     domain.resume()
     volume(connection, pool)
     console(connection, domain)
@@ -102,7 +102,7 @@ def main(uri: str, token: str, pool: str) -> None:
     except libvirt.libvirtError as error:
         say(error=error.get_error_code())
     say(ready=connection.isAlive(), encrypted=connection.isEncrypted(), secure=connection.isSecure())
-    closed.wait(30)
+    closed.wait(60)
     say(alive=connection.isAlive())
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from attrs import define, field
 
+from tests.functional.processes import DEADLINE
+
 
 @define(eq=False)
 class Recorded:
@@ -40,7 +42,7 @@ class Tap:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(DEADLINE)
         for each in (self._listener, *self._sockets):
             each.close()
 
