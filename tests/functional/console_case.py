@@ -17,7 +17,7 @@ from tests.functional.case import GatewayCase
 from tests.functional.console_client import Console, Refused
 from tests.functional.hypervisor import Credentials, Qemu
 from tests.functional.peers import Gateway
-from tests.functional.processes import HOST, free_port, short_directory
+from tests.functional.processes import HOST, free_port, short_directory, wait_for
 
 PAGE = "https://engine.invalid"
 VERSION = b"RFB 003.008\n"
@@ -52,6 +52,10 @@ class ConsoleCase(GatewayCase):
         cls.addClassCleanup(cls.gateway.stop)
         cls.gateway.start(cls.descriptors)
         cls.ready = time.monotonic()
+
+    def setUp(self) -> None:
+        # Those of the test before may still be on their way out, and would be counted.
+        wait_for(lambda: not self.gateway.sessions(), "the end of all sessions before")
 
     def machine(self, *, known: bool = True) -> Qemu:
         """A virtual machine, not started; its certificates are of the authority we trust, if *known*."""

@@ -29,7 +29,7 @@ _WINDOW = 64 * 1024
 #: Bytes after which what a session says repeats itself, a prime number.
 _PERIOD = 8209
 #: Paths whose end is awaited.
-_ENDED = 3
+_ENDED = 10
 _BINARY, _CLOSE, _PING = 2, 8, 9
 
 

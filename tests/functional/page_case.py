@@ -71,6 +71,7 @@ class PageCase(ConsoleCase):
             OPEN.callback(PageCase.browser.stop)
 
     def setUp(self) -> None:
+        super().setUp()
         self.expected: tuple[str, ...] = ()
         self.browser.look(*SCREENS[1])
         self.browser.complaints()

@@ -64,17 +64,17 @@ def wait_for(true: Callable[[], object], what: str, deadline: float = DEADLINE) 
         time.sleep(0.02)
 
 
-def best_of(attempt: Callable[[], float], most: float, tries: int = 5) -> float:
-    """The best of several times in seconds, as soon as one is good: what else runs here only adds to it.
+def best_of(attempt: Callable[[], float], most: float, tries: int = 10) -> float:
+    """The best of several figures, as seconds, as soon as one is good: what else runs here only adds to it.
 
-    :raises AssertionError: all are longer than *most*.
+    :raises AssertionError: all are more than *most*.
     """
-    times: list[float] = []
-    while not times or times[-1] > most:
-        if len(times) == tries:
-            raise AssertionError(f"longer than {most} s each time: {times}")
-        times.append(attempt())
-    return times[-1]
+    figures: list[float] = []
+    while not figures or figures[-1] > most:
+        if len(figures) == tries:
+            raise AssertionError(f"more than {most} each time: {figures}")
+        figures.append(attempt())
+    return figures[-1]
 
 
 @frozen

@@ -8,6 +8,7 @@ import sys
 import time
 from base64 import b64decode
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from tests.functional.console_case import ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.console_servers import VERSION, Line, Play, Server, floods
 from tests.functional.peers import Script, Sections
-from tests.functional.processes import HOST, MIB, wait_for
+from tests.functional.processes import HOST, MIB, best_of, wait_for
 from tests.wire.test_websocket_frames import client as frame
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -81,9 +82,8 @@ class CrowdTests(ConsoleCase):
                 self.assertEqual(moved["wrong"], [])
                 sessions = self.gateway.sessions()
                 self.assertEqual({(it["bytes_in"], it["bytes_out"]) for it in sessions}, {(self.BYTES,) * 2})
-                # What else runs on this host only adds to it.
-                took = min(self._ended(browsers, tickets, number) for number in range(3))
-                self._go(browsers)
+                numbers = count()
+                took = best_of(lambda: self._ended(browsers, tickets, next(numbers)), 0.05)
             finally:
                 browsers.kill()
         print(  # noqa: T201 (what was measured)
@@ -91,7 +91,6 @@ class CrowdTests(ConsoleCase):
             f"{self.SESSIONS * self.BYTES / MIB / moved['seconds']:.0f} MiB/s there and back; "
             f"{self.SESSIONS // self.TICKETS} of one ticket closed within {took * 1000:.0f} ms"
         )
-        self.assertLess(took, 0.05)
         self.assertLess(each, 160 * 1024)
         wait_for(lambda: not self.gateway.sessions(), "all are gone")
 
@@ -142,10 +141,15 @@ class StalledTests(ConsoleCase):
     def stalled(self, what: str, console: Console, start: int, text: bool = False) -> None:
         """A browser that takes nothing for a while, and then goes on: not a byte is lost."""
         self.assertLess(self.gateway.rss() - start, self.GROWTH, what)
-        [session] = self.gateway.sessions()
-        self.peak(what)
-        [later] = self.gateway.sessions()
-        self.assertEqual(session["bytes_out"], later["bytes_out"], "it stands still")
+
+        def stands() -> bool:
+            [session] = self.gateway.sessions()
+            self.peak(what)
+            [later] = self.gateway.sessions()
+            return bool(session["bytes_out"] == later["bytes_out"])
+
+        # Both ends are slow to fill what lies between them, where others need the processor.
+        wait_for(stands, "it stands still")
         if text:
             while len(console.texts) < 4 * len(COUNTED):
                 self.assertTrue(console._more())
@@ -222,14 +226,23 @@ class StalledTests(ConsoleCase):
     def test_many(self) -> None:
         """Sixty stalled browsers at once hold what sixty sockets hold."""
         start = self.gateway.rss()
-        ticket = self.grant(self.server(floods()).url("tcp"))
-        consoles = [self.path(f"/console/{ticket}") for _ in range(60)]
+        url = self.server(floods()).url("tcp")
+        tickets = [self.grant(url)]
+        consoles = [self.path(f"/console/{tickets[0]}") for _ in range(60)]
         time.sleep(2)
         each = (self.gateway.rss() - start) / len(consoles)
         print(f"{each / 1024:.0f} KiB for each stalled browser")  # noqa: T201 (what was measured)
         self.assertLess(each, 1.5 * MIB)
         self.peak("sixty stalled browsers")
-        begun = time.monotonic()
-        self.gateway.delete(ticket)
-        self.assertLess(time.monotonic() - begun, 1.0)
-        wait_for(lambda: not self.gateway.sessions(), "no session")
+
+        def revoked() -> float:
+            if not tickets:
+                tickets.append(self.grant(url))
+                consoles.extend(self.path(f"/console/{tickets[0]}") for _ in range(60))
+            begun = time.monotonic()
+            self.gateway.delete(tickets.pop())
+            took = time.monotonic() - begun
+            wait_for(lambda: not self.gateway.sessions(), "no session")
+            return took
+
+        best_of(revoked, 1.0)

@@ -72,7 +72,7 @@ class PlainTests(ConsoleCase):
         console = self.open(url, principal=USER, secret=USER_PASSWORD, shared=True)
         self.assert_desktop(console)
         self.assert_refused("refuses the password", url, principal="bob", secret=USER_PASSWORD, shared=True)
-        self.assertEqual(len(self.gateway.sessions()), 1)
+        wait_for(lambda: len(self.gateway.sessions()) == 1, "the one session")
 
     def test_to_nobody_else(self) -> None:
         """Who has another name, or shows no certificate, never hears the password."""

@@ -19,7 +19,7 @@ from tests.functional.console_case import PAGE, ConsoleCase
 from tests.functional.console_client import Console, Refused
 from tests.functional.console_servers import VERSION, Line, Server, echo, quiet, says, spice, vnc
 from tests.functional.peers import Sections
-from tests.functional.processes import HOST, wait_for
+from tests.functional.processes import DEADLINE, HOST, best_of, wait_for
 from tests.wire import spice_server
 from tests.wire.test_websocket_frames import client as frame
 
@@ -278,6 +278,8 @@ class CapTests(_Case):
         self.assert_alive(self.open(url, principal="bob"))
         [session, *_] = (it for it in self.gateway.sessions() if it["principal"] == "alice")
         self.gateway.control("DELETE", f"/sessions/{session['id']}")
+        hers = "/sessions/?principal=alice"
+        wait_for(lambda: len(self.gateway.control("GET", hers).json()["sessions"]) == 31, "the end of one")
         # The refusal used nothing up.
         self.assert_alive(self.path(f"/console/{last}"))
 
@@ -306,6 +308,13 @@ class ConnectionCapTests(_Case):
                 consoles.append(Console(self.consoles, self.gateway.ca, path, source=source))
                 self.addCleanup(consoles[-1].line.close)
 
+        def enters(source: str) -> bool:
+            try:
+                fill(source, 1)
+            except (OSError, Refused):
+                return False
+            return True
+
         def closed(source: str) -> None:
             # Close to the limit of all, strangers get a 503.
             with self.assertRaises((OSError, Refused)):
@@ -326,7 +335,7 @@ class ConnectionCapTests(_Case):
         self.assertEqual(len(server.lines), len(consoles))
         consoles.pop().leave()
         wait_for(lambda: server.live < len(server.lines), "one is gone")
-        fill("127.0.0.4", 1)
+        wait_for(lambda: enters("127.0.0.4"), "room for another")
 
 
 class PermissionTests(_Case):
@@ -335,9 +344,9 @@ class PermissionTests(_Case):
     def test_revoked(self) -> None:
         """Every console of a ticket ends within 50 ms, on both sides and with the reason; others stay."""
         server, other = self.server(), self.server()
-        stays, best = self.open(other.url("tcp")), 60.0
-        # What else runs on this host only adds to it.
-        for _ in range(5):
+        stays = self.open(other.url("tcp"))
+
+        def revoked() -> float:
             ticket = self.grant(server.url("tcp"))
             consoles = [self.path(f"/console/{ticket}") for _ in range(8)]
             for console in consoles:
@@ -345,12 +354,14 @@ class PermissionTests(_Case):
             begun = time.monotonic()
             self.assertEqual(self.gateway.delete(ticket).status, 204)
             ends = [console.end() for console in consoles]
-            best = min(best, time.monotonic() - begun)
+            took = time.monotonic() - begun
             self.assertEqual(set(ends), {(4403, "Your access to this console was revoked")})
             wait_for(lambda: not server.live, "the console's side")
             self.assertEqual(self.status(f"/console/{ticket}"), 403)
+            return took
+
+        best = best_of(revoked, 0.05)
         print(f"8 consoles closed {best * 1000:.1f} ms after the revocation was ordered")  # noqa: T201 (what was measured)
-        self.assertLess(best, 0.05)
         self.assert_alive(stays)
 
     def test_all(self) -> None:
@@ -559,7 +570,7 @@ class PolicyTests(_Case):
 class DrainTests(_Case):
     """A gateway that stops."""
 
-    sections: ClassVar[Sections] = {"gateway": {"drain_timeout": "4s"}}
+    sections: ClassVar[Sections] = {"gateway": {"drain_timeout": "10s"}}
 
     def _enters(self, path: str) -> bool:
         try:
@@ -584,7 +595,7 @@ class DrainTests(_Case):
         process = self.gateway._process
         assert process is not None
         # Another signal would end it in the middle of its end.
-        self.assertEqual(process.wait(20), 0)
+        self.assertEqual(process.wait(DEADLINE), 0)
 
 
 class SubprotocolTests(_Case):
@@ -642,6 +653,7 @@ class SecretTests(_Case):
     sections: ClassVar[Sections] = {"log": {"format": "json", "level": "debug", "audit": "audit.log"}}
 
     def setUp(self) -> None:
+        super().setUp()
         self.planted: dict[str, str] = {}
 
     def secret(self, where: str) -> str:
