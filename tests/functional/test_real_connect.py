@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -19,9 +20,11 @@ from uuid import uuid4
 
 import gateway
 from gateway.core import dev_pki
+from gateway.wire.libvirt_message import Message, Status, Type
+from gateway.wire.libvirt_schema import procedure
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.libvirt_case import PATHS, LibvirtCase
-from tests.functional.processes import HOST, MIB, best_of, wait_for
+from tests.functional.processes import DEADLINE, HOST, MIB, best_of, wait_for
 from tests.functional.terminal import Terminal
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -57,6 +60,10 @@ class ConnectCase(LibvirtCase):
         cls.program.chmod(0o755)
         (cls.home / ".config/gateway").mkdir(parents=True)
         cls.pool = cls.daemon.pool("bulk")
+
+    def setUp(self) -> None:
+        # What the test before has left would be counted.
+        self.nothing_is_left()
 
     def usual(self, token: str = "") -> dict[str, object]:
         """What is right, by default with a token that permits everything."""
@@ -107,7 +114,7 @@ class ConnectCase(LibvirtCase):
 
     def ended(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
         """The exit code of *process*, and what it complains of."""
-        _, problem = process.communicate(timeout=20)
+        _, problem = process.communicate(timeout=DEADLINE)
         return process.returncode, problem.decode()
 
     def volume(self, name: str) -> Path:
@@ -121,11 +128,15 @@ class ConnectCase(LibvirtCase):
 
     def stalled(self, direction: str) -> int:
         """Wait until nothing moves any more; return the bytes that did."""
-        seen = 0
-        while not seen or self.moved(direction) != seen:
-            seen = self.moved(direction)
+        looks = [0, 1, 2]
+
+        def stands() -> bool:
             time.sleep(0.3)
-        return seen
+            looks[:] = [*looks[1:], self.moved(direction)]
+            return looks[0] > 0 and len(set(looks)) == 1
+
+        wait_for(stands, "nothing moves")
+        return looks[0]
 
     def helpers(self) -> list[int]:
         """The processes of ``gateway-connect``."""
@@ -165,7 +176,7 @@ class ConnectTests(ConnectCase):
         for words in ("list", "--all"), ("dominfo", "tiny"):
             answers = self.virsh(*words, uri=self.through()), self.direct(*words)
             self.assertEqual(*(re.sub("CPU time:.*", "", it) for it in answers))
-        self.assertIn("/libvirt", self.gateway.log())
+        wait_for(lambda: "/libvirt" in self.gateway.log(), "the log of a connection")
         self.assertNotIn(token, self.gateway.log())
 
     def test_sections(self) -> None:
@@ -191,7 +202,10 @@ class ConnectTests(ConnectCase):
             "page": ("url", f"{here}:{self.page()}", "what answers there is no gateway"),
         }
         self.write(
-            **{name: {**self.usual(), "timeout": 3, key: value} for name, (key, value, _) in cases.items()}
+            **{
+                name: {**self.usual(), "timeout": 3 if name == "deaf" else 20, key: value}
+                for name, (key, value, _) in cases.items()
+            }
         )
         running = {name: self.run_alone(name) for name in cases}
         for name, process in running.items():
@@ -207,7 +221,7 @@ class ConnectTests(ConnectCase):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.gateway.certificate, self.gateway.key)
         listener = context.wrap_socket(socket.create_server((HOST, 0)), server_side=True)
-        listener.settimeout(20)
+        listener.settimeout(DEADLINE)
 
         def serve() -> None:
             with listener, listener.accept()[0] as connection:
@@ -227,43 +241,55 @@ class ConnectTests(ConnectCase):
         sent, back = self.home / "sent", self.home / "back"
         sent.write_bytes(os.urandom(SIZE))
         self.addCleanup(os.kill, self.daemon.pid, signal.SIGCONT)
-        upload = self.start("vol-upload", volume, sent)
-        wait_for(lambda: self.moved("bytes_in"), "the upload")
-        os.kill(self.daemon.pid, signal.SIGSTOP)
-        self.assertLess(self.stalled("bytes_in"), SIZE // 2)
-        [helper] = self.helpers()
-        self.assertLess(rss(helper), MOST)
-        os.kill(self.daemon.pid, signal.SIGCONT)
-        self.assertEqual(self.ended(upload), (0, ""))
-        self.assertTrue(volume.read_bytes() == sent.read_bytes())
-        os.mkfifo(back)
-        download = self.start("vol-download", volume, back)
-        with back.open("rb") as stream:
-            wait_for(lambda: self.moved("bytes_out"), "the download")
-            # It would keep in memory what it cannot write.
-            os.kill(download.pid, signal.SIGSTOP)
-            self.assertLess(self.stalled("bytes_out"), SIZE // 2)
+
+        def up() -> float:
+            upload = self.start("vol-upload", volume, sent)
+            wait_for(lambda: self.moved("bytes_in"), "the upload")
+            os.kill(self.daemon.pid, signal.SIGSTOP)
+            moved = self.stalled("bytes_in")
             [helper] = self.helpers()
             self.assertLess(rss(helper), MOST)
-            os.kill(download.pid, signal.SIGCONT)
-            self.assertTrue(stream.read() == sent.read_bytes())
-        self.assertEqual(self.ended(download), (0, ""))
-        self.nothing_is_left()
+            os.kill(self.daemon.pid, signal.SIGCONT)
+            self.assertEqual(self.ended(upload), (0, ""))
+            self.assertTrue(volume.read_bytes() == sent.read_bytes())
+            self.nothing_is_left()
+            return moved
+
+        def down() -> float:
+            download = self.start("vol-download", volume, back)
+            with back.open("rb") as stream:
+                wait_for(lambda: self.moved("bytes_out"), "the download")
+                # It would keep in memory what it cannot write.
+                os.kill(download.pid, signal.SIGSTOP)
+                moved = self.stalled("bytes_out")
+                [helper] = self.helpers()
+                self.assertLess(rss(helper), MOST)
+                os.kill(download.pid, signal.SIGCONT)
+                self.assertTrue(stream.read() == sent.read_bytes())
+            self.assertEqual(self.ended(download), (0, ""))
+            self.nothing_is_left()
+            return moved
+
+        # Who is stopped late has had more by then; without back-pressure it is all of it each time.
+        best_of(up, SIZE // 2)
+        os.mkfifo(back)
+        best_of(down, SIZE // 2)
 
     def test_expires(self) -> None:
         """A console and events run until the ticket ends."""
         token = self.use()
-        events = self.start("event", "--all", "--loop")
+        events = Terminal(self.command(self.through(), "event", "--all", "--loop"), self.environment)
+        self.addCleanup(events.close)
         console = Terminal(self.command(self.through(), "console", "tiny", "--force"), self.environment)
         self.addCleanup(console.close)
         wanted = {("DOMAIN_OPEN_CONSOLE", "ok"), ("CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY", "ok")}
         wait_for(lambda: wanted <= set(self.calls(token)), "the console and events")
         self.direct("reset", "tiny")
         console.expect("SeaBIOS")
+        events.expect("event 'reboot' for domain 'tiny'")
         self.gateway.renew(token, 1)
-        output, problem = events.communicate(timeout=10)
-        self.assertIn("event 'reboot' for domain 'tiny'", output.decode())
-        self.assertIn("Disconnected from", problem.decode())
+        events.expect("Disconnected from")
+        events.end()
         console.end()
         self.nothing_is_left()
 
@@ -297,14 +323,18 @@ class ConnectTests(ConnectCase):
             with back.open("rb") as stream:
                 wait_for(lambda: self.moved("bytes_out"), "the download")
                 os.kill(download.pid, signal.SIGSTOP)
-                self.stalled("bytes_out")
+                late = self.stalled("bytes_out") >= SIZE // 2
                 began = time.monotonic()
                 self.gateway.delete(token)
                 wait_for(lambda: not connections(self.gateway.port), "the cut")
                 took = time.monotonic() - began
                 os.kill(download.pid, signal.SIGCONT)
-                self.assertLess(len(stream.read()), SIZE // 2)
+                got = len(stream.read())
             code, _ = self.ended(download)
+            if late:
+                # It had been given too much already when we came to stop it.
+                return math.inf
+            self.assertLess(got, SIZE // 2)
             self.assertEqual(code, 1)
             return took
 
@@ -316,18 +346,19 @@ class ConnectTests(ConnectCase):
         client = self.start("event", "--all", "--loop")
         wait_for(self.gateway.sessions, "the session")
         client.kill()
-        wait_for(lambda: not self.gateway.sessions(), "the end of the session", 5.0)
         self.nothing_is_left()
 
     def test_restart(self) -> None:
         """A gateway that dies is missed at once, and no client dies of it when it writes."""
         self.use()
+        client = self.run_alone()
+        assert client.stdin is not None and client.stdout is not None
+        asked = procedure("AUTH_LIST")
+        client.stdin.write(Message(asked.program, 1, asked.number, Type.CALL, 0, Status.OK, b"").pack())
+        client.stdin.flush()
+        self.assertEqual(len(client.stdout.read(4)), 4, "it is not connected")
         upload = self.start("vol-upload", self.volume("l"), "/dev/zero")
         wait_for(lambda: self.moved("bytes_in") > MIB, "the upload")
-        before = self.gateway.log().count("/libvirt")
-        client = self.run_alone()
-        wait_for(lambda: self.gateway.log().count("/libvirt") > before, "the connection")
-        time.sleep(1)
         self.gateway.kill()
         try:
             self.assertEqual(
