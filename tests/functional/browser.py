@@ -76,7 +76,7 @@ class Browser:
         options.add_experimental_option("prefs", preferences)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = Chrome(options, Service(driver))
-        self.driver.set_script_timeout(30)
+        self.driver.set_script_timeout(90)
 
     def stop(self) -> None:
         self.driver.quit()
@@ -115,16 +115,20 @@ class Browser:
 
     def until(self, element_id: str, text: str, deadline: float = 40.0) -> str:
         """Wait until *text* is seen in an element; return all that it says."""
+        said = ""
 
         def seen() -> bool:
-            return text in self.text(element_id)
+            # It may say something else a moment later.
+            nonlocal said
+            said = self.text(element_id)
+            return text in said
 
         try:
             wait_for(seen, f"{text!r} in #{element_id}", deadline)
         except AssertionError as error:
             page = self.driver.find_element(By.TAG_NAME, "body").text
             raise AssertionError(f"{error}\nthe page says:\n{page}\n{self.complaints()}") from None
-        return self.text(element_id)
+        return said
 
     def saved(self) -> Path:
         """Wait until one download is complete; return it."""
@@ -135,7 +139,7 @@ class Browser:
             busy = [path for path in found if path.name.startswith(".") or path.suffix == ".crdownload"]
             return [] if busy else found
 
-        wait_for(complete, "a download is complete", 30.0)
+        wait_for(complete, "a download is complete")
         [saved] = complete()
         return saved
 

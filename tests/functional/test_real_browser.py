@@ -30,6 +30,14 @@ window.seen = new Set();
 setInterval(() => window.seen.add(document.getElementById("progress").value), 20);
 """
 
+#: Has the page try again when it is told to, and not after its three seconds.
+HOLD = """
+window.held = [];
+window.usual = window.setTimeout;
+window.setTimeout = (go, time) => time === 3000 ? held.push(go) : usual(go, time);
+"""
+LET_GO = "held.length && (window.setTimeout = usual, held.splice(0).map((go) => go()))"
+
 
 class BrowserTestCase(SynchronousTestCase):
     """A gateway and a browser for all tests of a class; images and tickets for each test.
@@ -96,18 +104,6 @@ class TransferPageTests(BrowserTestCase):
 
     sections: ClassVar = {"limits": {"rate": "32M"}}
 
-    def start_upload(self, name: str, size: int) -> bytes:
-        """Open the page, choose a file, press the button, and wait until bytes have arrived."""
-        path, content = self.file(size)
-        image = self.gateway.grant(name)
-        self.browser.open(self.gateway.page(name))
-        self.browser.until("may", "upload and download")
-        self.browser.find("file").send_keys(path)
-        self.browser.find("start").click()
-        self.browser.until("upload-state", "Uploading")
-        wait_for(lambda: image.stat().st_size > MIB, "bytes have arrived")
-        return content
-
     def test_up_and_down(self) -> None:
         """64 MiB go up and come down through the page as they are, and the progress is seen moving."""
         path, content = self.file(64 * MIB)
@@ -119,6 +115,7 @@ class TransferPageTests(BrowserTestCase):
         self.browser.driver.execute_script(WATCH)
         self.browser.find("start").click()
         self.browser.until("upload-state", "Done")
+        wait_for(lambda: self.browser.read("window.seen.has(1)"), "the bar was seen at its end")
         seen = sorted(self.browser.read("[...window.seen]"))
         self.assertGreater(len([value for value in seen if 0 < value < 1]), 5, seen)
         self.assertEqual(seen[-1], 1)
@@ -131,72 +128,6 @@ class TransferPageTests(BrowserTestCase):
         self.assertEqual(saved.name, "whole.raw")
         self.assert_same(saved.read_bytes(), content)
         self.assertIn("/ui/transfer", self.browser.driver.current_url)
-
-    def test_pause_by_keyboard(self) -> None:
-        """All is done by keyboard: start, pause, go on; the focus stays with what can be pressed next."""
-        path, content = self.file(48 * MIB)
-        image = self.gateway.grant("paused")
-        self.browser.open(self.gateway.page("paused"))
-        self.browser.until("may", "upload")
-        self.browser.find("file").send_keys(path)
-
-        def press(key: str) -> None:
-            ActionChains(self.browser.driver).send_keys(key).perform()
-
-        self.browser.driver.execute_script("document.getElementById('file').focus()")
-        press(Keys.TAB)
-        press(Keys.ENTER)
-        wait_for(lambda: image.stat().st_size > MIB, "bytes have arrived")
-        self.assertEqual(self.browser.read("document.activeElement.id"), "pause")
-        press(Keys.SPACE)
-        self.browser.until("upload-state", "Paused")
-        before = image.stat().st_size
-        self.assertLess(before, len(content))
-        wait_for(lambda: self.gateway.sessions() == [], "no upload is left")
-        self.assertEqual(self.browser.read("document.activeElement.id"), "start")
-        self.assertEqual(self.browser.text("start"), "Go on")
-        self.browser.screenshot("transfer-1280x800-light-paused")
-        press(Keys.ENTER)
-        self.browser.until("upload-state", "Done")
-        self.assert_same(image.read_bytes(), content)
-        focused = []
-        for _ in range(2):
-            press(Keys.TAB)
-            focused.append(self.browser.read("document.activeElement.id"))
-        self.assertEqual(focused, ["save", "check"])
-
-    def test_revoked(self) -> None:
-        """A ticket that is revoked in the middle of an upload ends it with words for people."""
-        self.expected = ("403", "ERR_CONNECTION")
-        self.start_upload("revoked", 64 * MIB)
-        self.assertIn(self.gateway.delete("revoked").status, (200, 204))
-        self.browser.until("upload-state", REFUSED)
-        self.assertIn("bad", self.browser.find("upload-state").get_attribute("class") or "")
-        self.assertTrue(self.browser.find("start").is_enabled())
-        self.assertIn("Failed", self.browser.driver.title)
-
-    def test_gateway_killed(self) -> None:
-        """The page says that the gateway is gone; when it is back with the ticket, the upload goes on."""
-        self.expected = ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_SSL")
-        content = self.start_upload("killed", 64 * MIB)
-        self.gateway.kill()
-        said = self.browser.until("upload-state", "connection to the gateway was lost")
-        self.assertIn("Trying again", said)
-        self.gateway.start()
-        image = self.gateway.grant("killed")
-        self.browser.until("upload-state", "Done")
-        self.assert_same(image.read_bytes(), content)
-
-    def test_file_changed(self) -> None:
-        """A file that changes while the upload is paused is not mixed with what was sent before."""
-        self.expected = ("ERR_UPLOAD_FILE_CHANGED", "ERR_FAILED")
-        self.start_upload("changed", 64 * MIB)
-        self.browser.find("pause").click()
-        self.browser.until("upload-state", "Paused")
-        for path in self.directory.glob("*.raw"):
-            path.write_bytes(b"another")
-        self.browser.find("start").click()
-        self.browser.until("upload-state", "Choose it again")
 
     def test_too_large(self) -> None:
         """A file that does not fit is refused before a byte of it is sent."""
@@ -306,6 +237,92 @@ class TransferPageTests(BrowserTestCase):
             "[...document.querySelectorAll('button, .button, input')].map((it) => it.offsetHeight)"
         )
         self.assertEqual([height for height in heights if 0 < height < 44], [], name)
+
+
+class InterruptedTests(BrowserTestCase):
+    """Uploads at a rate that leaves time to do something in the middle of them, also for who is slow."""
+
+    sections: ClassVar = {"limits": {"rate": "6M"}}
+
+    def start_upload(self, name: str, size: int) -> bytes:
+        """Open the page, choose a file, press the button, and wait until bytes have arrived."""
+        path, content = self.file(size)
+        image = self.gateway.grant(name)
+        self.browser.open(self.gateway.page(name))
+        self.browser.until("may", "upload and download")
+        self.browser.find("file").send_keys(path)
+        self.browser.find("start").click()
+        self.browser.until("upload-state", "Uploading")
+        wait_for(lambda: image.stat().st_size > MIB, "bytes have arrived")
+        return content
+
+    def test_pause_by_keyboard(self) -> None:
+        """All is done by keyboard: start, pause, go on; the focus stays with what can be pressed next."""
+        path, content = self.file(48 * MIB)
+        image = self.gateway.grant("paused")
+        self.browser.open(self.gateway.page("paused"))
+        self.browser.until("may", "upload")
+        self.browser.find("file").send_keys(path)
+
+        def press(key: str) -> None:
+            ActionChains(self.browser.driver).send_keys(key).perform()
+
+        self.browser.driver.execute_script("document.getElementById('file').focus()")
+        press(Keys.TAB)
+        press(Keys.ENTER)
+        wait_for(lambda: image.stat().st_size > MIB, "bytes have arrived")
+        self.assertEqual(self.browser.read("document.activeElement.id"), "pause")
+        press(Keys.SPACE)
+        self.browser.until("upload-state", "Paused")
+        before = image.stat().st_size
+        self.assertLess(before, len(content))
+        wait_for(lambda: self.gateway.sessions() == [], "no upload is left")
+        self.assertEqual(self.browser.read("document.activeElement.id"), "start")
+        self.assertEqual(self.browser.text("start"), "Go on")
+        self.browser.screenshot("transfer-1280x800-light-paused")
+        press(Keys.ENTER)
+        self.browser.until("upload-state", "Done")
+        self.assert_same(image.read_bytes(), content)
+        focused = []
+        for _ in range(2):
+            press(Keys.TAB)
+            focused.append(self.browser.read("document.activeElement.id"))
+        self.assertEqual(focused, ["save", "check"])
+
+    def test_revoked(self) -> None:
+        """A ticket that is revoked in the middle of an upload ends it with words for people."""
+        self.expected = ("403", "ERR_CONNECTION", "ERR_EMPTY_RESPONSE")
+        self.start_upload("revoked", 64 * MIB)
+        self.assertIn(self.gateway.delete("revoked").status, (200, 204))
+        self.browser.until("upload-state", REFUSED)
+        self.assertIn("bad", self.browser.find("upload-state").get_attribute("class") or "")
+        self.assertTrue(self.browser.find("start").is_enabled())
+        self.assertIn("Failed", self.browser.driver.title)
+
+    def test_gateway_killed(self) -> None:
+        """The page says that the gateway is gone; when it is back with the ticket, the upload goes on."""
+        self.expected = ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_SSL")
+        content = self.start_upload("killed", 64 * MIB)
+        self.browser.driver.execute_script(HOLD)
+        self.gateway.kill()
+        said = self.browser.until("upload-state", "connection to the gateway was lost")
+        self.assertIn("Trying again", said)
+        self.gateway.start()
+        image = self.gateway.grant("killed")
+        wait_for(lambda: self.browser.read(LET_GO), "it tries again")
+        self.browser.until("upload-state", "Done")
+        self.assert_same(image.read_bytes(), content)
+
+    def test_file_changed(self) -> None:
+        """A file that changes while the upload is paused is not mixed with what was sent before."""
+        self.expected = ("ERR_UPLOAD_FILE_CHANGED", "ERR_FAILED")
+        self.start_upload("changed", 64 * MIB)
+        self.browser.find("pause").click()
+        self.browser.until("upload-state", "Paused")
+        for path in self.directory.glob("*.raw"):
+            path.write_bytes(b"another")
+        self.browser.find("start").click()
+        self.browser.until("upload-state", "Choose it again")
 
 
 class DownloadTests(BrowserTestCase):
