@@ -22,6 +22,8 @@ from attrs import frozen
 MIB = 1 << 20
 HOST = "127.0.0.1"
 DEADLINE = 40.0
+#: Seconds for a program to start in: it may have to wait for its turn.
+START = 100.0
 
 
 def short_directory() -> Path:
@@ -153,7 +155,7 @@ class Peer:
             )
         process = self._process
         try:
-            wait_for(lambda: process.poll() is not None or ready(), f"{self.name} ready")
+            wait_for(lambda: process.poll() is not None or ready(), f"{self.name} ready", START)
             if process.poll() is not None:
                 raise AssertionError(f"{self.name} ended with {process.returncode}")
         except AssertionError as error:
