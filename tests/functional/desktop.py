@@ -30,7 +30,8 @@ class Desktop(Peer):
         self.display = f":{self._number()}"
 
     def _number(self) -> str:
-        return (self.log().splitlines() or [""])[-1].strip()
+        # Complaints may stand before and after it.
+        return next((line for line in map(str.strip, self.log().splitlines()) if line.isdigit()), "")
 
     def environment(self) -> dict[str, str]:
         """For programs that show something; they keep nothing, and have no session bus."""

@@ -24,7 +24,7 @@ class _Client:
     """One keep-alive connection."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        raw = socket.create_connection((HOST, port), 30)
+        raw = socket.create_connection((HOST, port), 120)
         self.socket = context.wrap_socket(raw, server_hostname="localhost")
 
     def ask(self, method: str, ticket: str, fields: str = "") -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _transfers(port: int, context: ssl.SSLContext, number: int, tickets: Sequenc
     def fetch(index: int) -> None:
         try:
             client = _Client(port, context)
-            together.wait(60)
+            together.wait(120)
             first = index * PIECE
             got = client.ask(
                 "GET", tickets[index % len(tickets)], f"range: bytes={first}-{first + PIECE - 1}\r\n"

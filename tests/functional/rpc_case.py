@@ -21,7 +21,7 @@ from gateway.rpc.client import Host, connect
 from tests.functional.case import GatewayCase
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.peers import Gateway, Sections
-from tests.functional.processes import HOST, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, free_port, short_directory
 from tests.support import ReactorTestCase
 
 Error = TypeVar("Error", bound=errors.GatewayError)
@@ -36,7 +36,7 @@ class RpcCase(ReactorTestCase, GatewayCase):
     :ivar reactor: this process's own.
     """
 
-    timeout = 60.0
+    timeout = 150.0
     rpc: ClassVar[int]
     consoles: ClassVar[int]
     daemon: ClassVar[Libvirtd]
@@ -124,7 +124,7 @@ class RpcCase(ReactorTestCase, GatewayCase):
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
 
-    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = 20.0) -> None:
+    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = DEADLINE) -> None:
         """Let the reactor run until *true* says so."""
         end = self.reactor.seconds() + deadline
         while not true():
@@ -138,5 +138,6 @@ class RpcCase(ReactorTestCase, GatewayCase):
 
     def trail(self, event: str = "rpc.call") -> list[dict[str, Any]]:
         """What the audit trail says."""
-        lines = (self.home / "audit.log").read_text("utf-8").splitlines()
+        # The last line may still be written.
+        *lines, _ = (self.home / "audit.log").read_text("utf-8").split("\n")
         return [record for record in map(json.loads, lines) if record.get("event") == event]

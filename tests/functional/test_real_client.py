@@ -15,7 +15,7 @@ from uuid import uuid4
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, imageio_client, qemu_img
 from tests.functional.peers import Daemon, Nbd, Sections
-from tests.functional.processes import HOST, MIB, free_port, short_directory
+from tests.functional.processes import HOST, MIB, free_port, short_directory, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -187,9 +187,9 @@ class LibraryTests(_Case):
         image = sparse_file(self.files / "image")
         name = self.served(image, ops=["read"])
         self.download(self.gateway.url(name), self.files / "target")
-        record = self.gateway.get(name).json()
-        self.assertEqual((record["transferred"], record["active"]), (SIZE, False))
-        self.assertEqual(self.gateway.sessions(), [])
+        wait_for(lambda: not self.gateway.get(name).json()["active"], "the end of the last request")
+        self.assertEqual(self.gateway.get(name).json()["transferred"], SIZE)
+        wait_for(lambda: not self.gateway.sessions(), "no session")
 
 
 class UnixTests(LibraryTests):
@@ -248,7 +248,8 @@ class CurlTests(_Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.ca = ("--cacert", self.gateway.ca)
+        # Otherwise it waits for a second to be told that it may go on, and then does so by itself.
+        self.ca = ("--cacert", self.gateway.ca, "--expect100-timeout", "40")
 
     def test_upload(self) -> None:
         """``-T`` waits for ``100 Continue``, or does not; both arrive."""

@@ -41,7 +41,7 @@ class CrowdTests(_FileCase):
 
     #: How many of each sort.
     EACH = 200
-    sections: ClassVar[Sections] = {"limits": {"handshake_timeout": "12s", "header_timeout": "12s"}}
+    sections: ClassVar[Sections] = {"limits": {"handshake_timeout": "20s", "header_timeout": "20s"}}
 
     def crowd(self, sources: list[str]) -> list[socket.socket]:
         """Silent peers, peers in the middle of a handshake, peers in the middle of a head."""
@@ -71,14 +71,14 @@ class CrowdTests(_FileCase):
         took = time.monotonic() - asked
         self.assertEqual((answer.status, answer.body), (200, b"image\n"))
         self.assertLess(took, 4.0)
-        self.assertLess(asked - begin, 12.0, "some of the crowd were gone already")
+        self.assertLess(asked - begin, 20.0, "some of the crowd were gone already")
         print(f"served in {took * 1000:.0f} ms beside {len(peers) + 50} silent peers")  # noqa: T201 (what was measured)
         for connection in peers:
             connection.settimeout(DEADLINE)
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(65536):
                     pass
-        self.assertLess(time.monotonic() - begin, 30.0)
+        self.assertLess(time.monotonic() - asked, 35.0)
 
 
 class StrangerCrowdTests(CrowdTests):
