@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 #: Set by ``conftest.py`` under pytest: waits for a Deferred on pytest-twisted's reactor.
@@ -19,3 +20,17 @@ class ReactorTestCase(TestCase):
 
     def _wait(self, d: Deferred[Any], *rest: Any) -> Any:
         return settle(d) if settle is not None else super()._wait(d, *rest)
+
+    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = 40.0) -> None:
+        """Let the reactor turn until *true* says so.
+
+        :param deadline: seconds after which the test has failed.
+        """
+        from twisted.internet import reactor
+
+        clock: Any = reactor
+        end = clock.seconds() + deadline
+        while not true():
+            if clock.seconds() > end:
+                self.fail(f"not within {deadline} s: {what}")
+            await deferLater(clock, 0.005)

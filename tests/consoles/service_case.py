@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import pack
 from typing import Any
 
@@ -164,10 +163,6 @@ class ServiceCase(ReactorTestCase):
         self.addCleanup(port.stopListening)
         number: int = port.getHost().port
         return number
-
-    async def until(self, true: Callable[[], object]) -> None:
-        while not true():
-            await deferLater(self.reactor, 0.005)
 
     async def pause(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)

@@ -152,13 +152,6 @@ class PlainTests(ReactorTestCase):
     def wait(self, seconds: float) -> Deferred[None]:
         return deferLater(self.reactor, seconds, lambda: None)
 
-    async def until(self, true: Callable[[], object]) -> None:
-        for _ in range(1500):
-            if true():
-                return
-            await self.wait(0.01)
-        self.fail("it never came true")
-
     async def still(self, number: Callable[[], int]) -> int:
         """Wait until *number* does not change any more; return it."""
         before = -1

@@ -453,7 +453,8 @@ class PenaltiesOnSite(LimitsCase):
 class Sockets(ReactorTestCase):
     """Over loopback."""
 
-    async def _one_too_many(self) -> None:
+    async def test_one_too_many(self) -> None:
+        """The connections above a cap are closed at once, and only they."""
         from twisted.internet import reactor as installed
 
         reactor: Any = installed
@@ -500,7 +501,3 @@ class Sockets(ReactorTestCase):
                 break
             await deferLater(reactor, 0.01, lambda: None)
         self.assertEqual(limits.fraction, 0)
-
-    def test_one_too_many(self) -> Deferred[None]:
-        """The connections above a cap are closed at once, and only they."""
-        return Deferred.fromCoroutine(self._one_too_many())

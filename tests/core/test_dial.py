@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -152,13 +152,6 @@ class DialerTests(ReactorTestCase):
         else:
             self.fail("it was connected")
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(3000):
-            if condition():
-                return
-            await deferLater(self.reactor, 0.01)
-        self.fail("it never happened")
-
     def held(self) -> list[object]:
         """Everything that the reactor holds."""
         return [*self.reactor.getReaders(), *self.reactor.getWriters(), *self.reactor.getDelayedCalls()]
@@ -173,222 +166,165 @@ class DialerTests(ReactorTestCase):
         await self.until(lambda: protocol.heard == b"hello" and self.servers[-1].heard == b"hello")
         await self.close(protocol)
 
-    def run_it(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
-        return Deferred.fromCoroutine(work)
-
-    def test_tcp(self) -> Deferred[None]:
+    async def test_tcp(self) -> None:
         """A name is resolved once, dialed by address, and the socket has its options."""
+        port = self.listen()
+        protocol: Any = await self.dialer(["127.0.0.1"]).connect("tcp", "Host.invalid", port, self.client())
+        self.assertEqual(self.names.asked, ["host.invalid"])
+        handle = protocol.transport.getHandle()
+        self.assertTrue(protocol.transport.getTcpNoDelay())
+        self.assertTrue(protocol.transport.getTcpKeepAlive())
+        self.assertEqual(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 30)
+        self.assertIs(protocol.transport.protocol, protocol)
+        await self.exchange(protocol)
 
-        async def run() -> None:
-            port = self.listen()
-            protocol: Any = await self.dialer(["127.0.0.1"]).connect(
-                "tcp", "Host.invalid", port, self.client()
-            )
-            self.assertEqual(self.names.asked, ["host.invalid"])
-            handle = protocol.transport.getHandle()
-            self.assertTrue(protocol.transport.getTcpNoDelay())
-            self.assertTrue(protocol.transport.getTcpKeepAlive())
-            self.assertEqual(handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 30)
-            self.assertIs(protocol.transport.protocol, protocol)
-            await self.exchange(protocol)
-
-        return self.run_it(run())
-
-    def test_literal(self) -> Deferred[None]:
+    async def test_literal(self) -> None:
         """An address needs no resolver."""
+        dialer = self.dialer()
+        for address in ("127.0.0.1", "::1"):
+            await self.exchange(
+                await dialer.connect("tcp", address, self.listen(address=address), self.client())
+            )
+        self.assertEqual(self.names.asked, [])
 
-        async def run() -> None:
-            dialer = self.dialer()
-            for address in ("127.0.0.1", "::1"):
-                await self.exchange(
-                    await dialer.connect("tcp", address, self.listen(address=address), self.client())
-                )
-            self.assertEqual(self.names.asked, [])
-
-        return self.run_it(run())
-
-    def test_source(self) -> Deferred[None]:
+    async def test_source(self) -> None:
         """Connections come from the local address that is configured."""
+        dialer = self.dialer(source=["127.0.0.9"])
+        protocol: Any = await dialer.connect("tcp", "127.0.0.1", self.listen(), self.client())
+        self.assertEqual(protocol.transport.getHost().host, "127.0.0.9")
+        await self.exchange(protocol)
 
-        async def run() -> None:
-            dialer = self.dialer(source=["127.0.0.9"])
-            protocol: Any = await dialer.connect("tcp", "127.0.0.1", self.listen(), self.client())
-            self.assertEqual(protocol.transport.getHost().host, "127.0.0.9")
-            await self.exchange(protocol)
-
-        return self.run_it(run())
-
-    def test_every_address_is_judged(self) -> Deferred[None]:
+    async def test_every_address_is_judged(self) -> None:
         """One bad address among good ones refuses the name, and nobody is dialed."""
+        port = self.listen()
+        for bad in ("169.254.169.254", "::ffff:169.254.169.254", "192.0.2.1", "fe80::1"):
+            for answer in (["127.0.0.1", bad], [bad, "127.0.0.1"]):
+                work = self.dialer(answer).connect("tcp", NAME, port, self.client())
+                await self.fails(Forbidden, "target", work)
+        await deferLater(self.reactor, 0.05)
+        self.assertEqual(self.servers, [])
 
-        async def run() -> None:
-            port = self.listen()
-            for bad in ("169.254.169.254", "::ffff:169.254.169.254", "192.0.2.1", "fe80::1"):
-                for answer in (["127.0.0.1", bad], [bad, "127.0.0.1"]):
-                    work = self.dialer(answer).connect("tcp", NAME, port, self.client())
-                    await self.fails(Forbidden, "target", work)
-            await deferLater(self.reactor, 0.05)
-            self.assertEqual(self.servers, [])
-
-        return self.run_it(run())
-
-    def test_rebinding(self) -> Deferred[None]:
+    async def test_rebinding(self) -> None:
         """Only what was judged is dialed, whatever the resolver says when asked again."""
+        port = self.listen()
+        self.listen(address="127.0.0.2", port=port)
+        dialer = self.dialer(["127.0.0.1"], ["127.0.0.2"], rules=["*://127.0.0.1:*"])
+        protocol: Any = await dialer.connect("tcp", NAME, port, self.client())
+        self.assertEqual(protocol.transport.getPeer().host, "127.0.0.1")
+        self.assertEqual(len(self.names.asked), 1)
+        await self.exchange(protocol)
+        await self.fails(Forbidden, "target", dialer.connect("tcp", NAME, port, self.client()))
+        self.assertEqual(len(self.servers), 1)
 
-        async def run() -> None:
-            port = self.listen()
-            self.listen(address="127.0.0.2", port=port)
-            dialer = self.dialer(["127.0.0.1"], ["127.0.0.2"], rules=["*://127.0.0.1:*"])
-            protocol: Any = await dialer.connect("tcp", NAME, port, self.client())
-            self.assertEqual(protocol.transport.getPeer().host, "127.0.0.1")
-            self.assertEqual(len(self.names.asked), 1)
-            await self.exchange(protocol)
-            await self.fails(Forbidden, "target", dialer.connect("tcp", NAME, port, self.client()))
-            self.assertEqual(len(self.servers), 1)
-
-        return self.run_it(run())
-
-    def test_half_addresses(self) -> Deferred[None]:
+    async def test_half_addresses(self) -> None:
         """With the real resolver, odd ways to write loopback are refused; and so are odd hosts."""
+        dialer = Dialer(self.reactor, Policy([parse_rule("*://*:*")]))
+        for host in (
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "localhost",
+            "0",
+            "::ffff:127.0.0.1",
+            "h.",
+            "::1%lo",
+        ):
+            await self.fails(Forbidden, "target", dialer.connect("tcp", host, 80, self.client()))
 
-        async def run() -> None:
-            dialer = Dialer(self.reactor, Policy([parse_rule("*://*:*")]))
-            for host in (
-                "127.1",
-                "0x7f000001",
-                "2130706433",
-                "localhost",
-                "0",
-                "::ffff:127.0.0.1",
-                "h.",
-                "::1%lo",
-            ):
-                await self.fails(Forbidden, "target", dialer.connect("tcp", host, 80, self.client()))
-
-        return self.run_it(run())
-
-    def test_dns(self) -> Deferred[None]:
+    async def test_dns(self) -> None:
         """No address, and no answer in time, are failures of DNS."""
+        dialer = self.dialer([], dns_timeout=0.05)
+        await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 80, self.client()))
+        await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 80, self.client()))
+        self.names.late.pop()()
 
-        async def run() -> None:
-            dialer = self.dialer([], dns_timeout=0.05)
-            await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 80, self.client()))
-            await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 80, self.client()))
-            self.names.late.pop()()
-
-        return self.run_it(run())
-
-    def test_dns_is_bounded(self) -> Deferred[None]:
+    async def test_dns_is_bounded(self) -> None:
         """A hanging resolver is asked no more than so often at once, until it answers."""
+        dialer = self.dialer(dns_timeout=0.1, lookups=2)
+        dials = [Deferred.fromCoroutine(dialer.connect("tcp", NAME, 1, self.client())) for _ in range(5)]
+        for it in dials:
+            await self.fails(UpstreamFailed, "dns", it)
+        self.assertEqual(len(self.names.asked), 2)
+        for done in self.names.late:
+            done()
+        # Whoever waited has gone; nobody is asked on their behalf.
+        self.assertEqual(len(self.names.asked), 2)
+        self.names.answers.append([])
+        await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 1, self.client()))
+        self.assertEqual(len(self.names.asked), 3)
 
-        async def run() -> None:
-            dialer = self.dialer(dns_timeout=0.1, lookups=2)
-            dials = [Deferred.fromCoroutine(dialer.connect("tcp", NAME, 1, self.client())) for _ in range(5)]
-            for it in dials:
-                await self.fails(UpstreamFailed, "dns", it)
-            self.assertEqual(len(self.names.asked), 2)
-            for done in self.names.late:
-                done()
-            # Whoever waited has gone; nobody is asked on their behalf.
-            self.assertEqual(len(self.names.asked), 2)
-            self.names.answers.append([])
-            await self.fails(UpstreamFailed, "dns", dialer.connect("tcp", NAME, 1, self.client()))
-            self.assertEqual(len(self.names.asked), 3)
-
-        return self.run_it(run())
-
-    def test_refused(self) -> Deferred[None]:
+    async def test_refused(self) -> None:
         """A closed port refuses, and where no connection can go is unreachable."""
+        port = self.dead_port()
+        work = self.dialer().connect("tcp", "127.0.0.1", port, self.client())
+        await self.fails(UpstreamFailed, "refused", work)
+        # No route leads to all hosts at once; the kernel says so without sending anything.
+        dialer = self.dialer(rules=["*://255.255.255.255:*"])
+        work = dialer.connect("tcp", "255.255.255.255", port, self.client())
+        await self.fails(UpstreamFailed, "unreachable", work)
 
-        async def run() -> None:
-            port = self.dead_port()
-            work = self.dialer().connect("tcp", "127.0.0.1", port, self.client())
-            await self.fails(UpstreamFailed, "refused", work)
-            # No route leads to all hosts at once; the kernel says so without sending anything.
-            dialer = self.dialer(rules=["*://255.255.255.255:*"])
-            work = dialer.connect("tcp", "255.255.255.255", port, self.client())
-            await self.fails(UpstreamFailed, "unreachable", work)
-
-        return self.run_it(run())
-
-    def test_next_address(self) -> Deferred[None]:
+    async def test_next_address(self) -> None:
         """When one address refuses or keeps silent the next one is tried."""
+        port = self.listen(address="127.0.0.2")
+        dialer = self.dialer(["127.0.0.1", "127.0.0.2"])
+        await self.exchange(await dialer.connect("tcp", NAME, port, self.client()))
+        port = self.deaf_port()
+        self.listen(address="127.0.0.2", port=port)
+        dialer = self.dialer(["127.0.0.1", "127.0.0.2"])
+        await self.exchange(await dialer.connect("tcp", NAME, port, self.client()))
 
-        async def run() -> None:
-            port = self.listen(address="127.0.0.2")
-            dialer = self.dialer(["127.0.0.1", "127.0.0.2"])
-            await self.exchange(await dialer.connect("tcp", NAME, port, self.client()))
-            port = self.deaf_port()
-            self.listen(address="127.0.0.2", port=port)
-            dialer = self.dialer(["127.0.0.1", "127.0.0.2"])
-            await self.exchange(await dialer.connect("tcp", NAME, port, self.client()))
-
-        return self.run_it(run())
-
-    def test_timeout(self) -> Deferred[None]:
+    async def test_timeout(self) -> None:
         """The deadline covers TCP, and TLS with a server that says nothing."""
+        dialer = self.dialer(["127.0.0.1", "127.0.0.1"], connect_timeout=0.1)
+        work = dialer.connect("tcp", "127.0.0.1", self.deaf_port(), self.client())
+        await self.fails(UpstreamTimeout, "connect", work)
+        creator = strict_creator(NAME, [ca().certificate])
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        port = silent.getsockname()[1]
+        work = dialer.connect("tcp", "127.0.0.1", port, self.client(), tls=creator)
+        await self.fails(UpstreamTimeout, "connect", work)
+        peer, _ = silent.accept()
+        self.addCleanup(peer.close)
+        await deferLater(self.reactor, 0.01)
+        peer.settimeout(20)
+        self.assertRaises(ConnectionResetError, lambda: [peer.recv(4096) for _ in range(9)])
 
-        async def run() -> None:
-            dialer = self.dialer(["127.0.0.1", "127.0.0.1"], connect_timeout=0.1)
-            work = dialer.connect("tcp", "127.0.0.1", self.deaf_port(), self.client())
-            await self.fails(UpstreamTimeout, "connect", work)
-            creator = strict_creator(NAME, [ca().certificate])
-            silent = socket.create_server(("127.0.0.1", 0))
-            self.addCleanup(silent.close)
-            port = silent.getsockname()[1]
-            work = dialer.connect("tcp", "127.0.0.1", port, self.client(), tls=creator)
-            await self.fails(UpstreamTimeout, "connect", work)
-            peer, _ = silent.accept()
-            self.addCleanup(peer.close)
-            await deferLater(self.reactor, 0.01)
-            peer.settimeout(20)
-            self.assertRaises(ConnectionResetError, lambda: [peer.recv(4096) for _ in range(9)])
-
-        return self.run_it(run())
-
-    def test_tls(self) -> Deferred[None]:
+    async def test_tls(self) -> None:
         """The given name is verified, not the address; the protocol comes after the handshake."""
+        port = self.listen(ca().issue("x", now=NOW, names=[NAME]))
+        creator = strict_creator(NAME, [ca().certificate])
+        dialer = self.dialer(["127.0.0.1"])
+        protocol: Any = await dialer.connect("https", NAME, port, self.client(), tls=creator)
+        self.assertIsNotNone(protocol.transport.getPeerCertificate())
+        self.assertTrue(protocol.transport.getTcpNoDelay())
+        await self.exchange(protocol)
+        port = self.listen(ca().issue("x", now=NOW, addresses=["127.0.0.1"]))
+        creator = strict_creator("127.0.0.1", [ca().certificate])
+        await self.exchange(await dialer.connect("https", "127.0.0.1", port, self.client(), tls=creator))
 
-        async def run() -> None:
-            port = self.listen(ca().issue("x", now=NOW, names=[NAME]))
-            creator = strict_creator(NAME, [ca().certificate])
-            dialer = self.dialer(["127.0.0.1"])
-            protocol: Any = await dialer.connect("https", NAME, port, self.client(), tls=creator)
-            self.assertIsNotNone(protocol.transport.getPeerCertificate())
-            self.assertTrue(protocol.transport.getTcpNoDelay())
-            await self.exchange(protocol)
-            port = self.listen(ca().issue("x", now=NOW, addresses=["127.0.0.1"]))
-            creator = strict_creator("127.0.0.1", [ca().certificate])
-            await self.exchange(await dialer.connect("https", "127.0.0.1", port, self.client(), tls=creator))
-
-        return self.run_it(run())
-
-    def test_tls_refused(self) -> Deferred[None]:
+    async def test_tls_refused(self) -> None:
         """A peer that is not who it should be, or no TLS at all: no protocol is built, nothing logged."""
+        built: list[object] = []
+        factory = Factory.forProtocol(lambda: built.append(1))  # type: ignore[type-var]  # it builds nothing
+        client = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        for issued in (
+            ca().issue("x", now=NOW, names=["other.invalid"]),
+            ca().issue(NAME, now=NOW),
+            ca().issue("x", now=NOW, names=["*.invalid"]),
+            ca().issue("x", now=NOW, names=[NAME], usages=client),
+            dev_pki.authority(NOW).issue("x", now=NOW, names=[NAME]),
+            None,
+        ):
+            port = self.listen(issued)
+            creator = strict_creator(NAME, [ca().certificate])
+            work = self.dialer(["127.0.0.1"]).connect("https", NAME, port, factory, tls=creator)
+            await self.fails(UpstreamFailed, "tls", work)
+        self.assertEqual(built, [])
+        await self.until(lambda: all(it.lost.called for it in self.servers))
+        self.assertEqual(self.flushLoggedErrors(), [])
 
-        async def run() -> None:
-            built: list[object] = []
-            factory = Factory.forProtocol(lambda: built.append(1))  # type: ignore[type-var]  # it builds nothing
-            client = [ExtendedKeyUsageOID.CLIENT_AUTH]
-            for issued in (
-                ca().issue("x", now=NOW, names=["other.invalid"]),
-                ca().issue(NAME, now=NOW),
-                ca().issue("x", now=NOW, names=["*.invalid"]),
-                ca().issue("x", now=NOW, names=[NAME], usages=client),
-                dev_pki.authority(NOW).issue("x", now=NOW, names=[NAME]),
-                None,
-            ):
-                port = self.listen(issued)
-                creator = strict_creator(NAME, [ca().certificate])
-                work = self.dialer(["127.0.0.1"]).connect("https", NAME, port, factory, tls=creator)
-                await self.fails(UpstreamFailed, "tls", work)
-            self.assertEqual(built, [])
-            await self.until(lambda: all(it.lost.called for it in self.servers))
-            self.assertEqual(self.flushLoggedErrors(), [])
-
-        return self.run_it(run())
-
-    def test_resumes(self) -> Deferred[None]:
+    async def test_resumes(self) -> None:
         """The session of a connection is resumed by the next one, unless the peer was the wrong one."""
         kept: list[SSL.Connection] = []
 
@@ -397,73 +333,62 @@ class DialerTests(ReactorTestCase):
                 kept.append(connection)
                 super().keep(key, connection)
 
-        async def run() -> None:
-            sessions = Sessions(self.reactor, NOW.timestamp)
+        sessions = Sessions(self.reactor, NOW.timestamp)
 
-            async def visit(port: int) -> bytes | None:
-                creator = strict_creator(NAME, [ca().certificate], sessions=sessions)
-                protocol: Any = await self.dialer(["127.0.0.1"]).connect(
-                    "https", NAME, port, self.client(), tls=creator
-                )
-                # That of TLS 1.2 lasts as long as the session.
-                secret: bytes | None = protocol.transport.getHandle().master_key()
-                await self.exchange(protocol)
-                return secret
+        async def visit(port: int) -> bytes | None:
+            creator = strict_creator(NAME, [ca().certificate], sessions=sessions)
+            protocol: Any = await self.dialer(["127.0.0.1"]).connect(
+                "https", NAME, port, self.client(), tls=creator
+            )
+            # That of TLS 1.2 lasts as long as the session.
+            secret: bytes | None = protocol.transport.getHandle().master_key()
+            await self.exchange(protocol)
+            return secret
 
-            port = self.listen(ca().issue("x", now=NOW, names=[NAME]), maximum="1.2")
-            self.assertEqual(await visit(port), await visit(port))
-            self.assertEqual(len(kept), 2)
-            other = self.listen(ca().issue("x", now=NOW, names=["other.invalid"]), maximum="1.2")
-            await self.fails(UpstreamFailed, "tls", visit(other))
-            await self.fails(UpstreamFailed, "tls", visit(other))
-            self.assertEqual(len(kept), 2)
+        port = self.listen(ca().issue("x", now=NOW, names=[NAME]), maximum="1.2")
+        self.assertEqual(await visit(port), await visit(port))
+        self.assertEqual(len(kept), 2)
+        other = self.listen(ca().issue("x", now=NOW, names=["other.invalid"]), maximum="1.2")
+        await self.fails(UpstreamFailed, "tls", visit(other))
+        await self.fails(UpstreamFailed, "tls", visit(other))
+        self.assertEqual(len(kept), 2)
 
-        return self.run_it(run())
-
-    def test_cancel(self) -> Deferred[None]:
+    async def test_cancel(self) -> None:
         """Cancelling at any stage leaves nothing in the reactor."""
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        creator = strict_creator(NAME, [ca().certificate])
+        await deferLater(self.reactor, 0)  # the reactor opens some of its own as it starts
+        before = self.held()
+        for dialer, host, port, tls in (
+            (self.dialer(), NAME, 1, None),
+            (self.dialer(["127.0.0.1", "127.0.0.2"]), NAME, self.deaf_port(), None),
+            (self.dialer(), "127.0.0.1", silent.getsockname()[1], creator),
+        ):
+            d = Deferred.fromCoroutine(dialer.connect("tcp", host, port, self.client(), tls=tls))
+            await deferLater(self.reactor, 0.05)
+            d.cancel()
+            try:
+                await d
+            except CancelledError:
+                pass
+            await deferLater(self.reactor, 0.01)
+            self.assertCountEqual(self.held(), before)
 
-        async def run() -> None:
-            silent = socket.create_server(("127.0.0.1", 0))
-            self.addCleanup(silent.close)
-            creator = strict_creator(NAME, [ca().certificate])
-            await deferLater(self.reactor, 0)  # the reactor opens some of its own as it starts
-            before = self.held()
-            for dialer, host, port, tls in (
-                (self.dialer(), NAME, 1, None),
-                (self.dialer(["127.0.0.1", "127.0.0.2"]), NAME, self.deaf_port(), None),
-                (self.dialer(), "127.0.0.1", silent.getsockname()[1], creator),
-            ):
-                d = Deferred.fromCoroutine(dialer.connect("tcp", host, port, self.client(), tls=tls))
-                await deferLater(self.reactor, 0.05)
-                d.cancel()
-                try:
-                    await d
-                except CancelledError:
-                    pass
-                await deferLater(self.reactor, 0.01)
-                self.assertCountEqual(self.held(), before)
-
-        return self.run_it(run())
-
-    def test_unix(self) -> Deferred[None]:
+    async def test_unix(self) -> None:
         """A socket in the file system or an abstract one; the missing and the impossible fail."""
-
-        async def run() -> None:
-            path = Path(self.mktemp())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            name = "\0gateway-test-" + path.name
-            dialer = self.dialer()
-            for it in (str(path), name):
-                listening = self.reactor.listenUNIX(it, Factory.forProtocol(self.built))
-                self.addCleanup(listening.stopListening)
-                await self.exchange(await dialer.connect_unix(it, self.client()))
-            for it in (str(path) + "x", name + "x", "/" + "x" * 107, "/x\0y", ""):
-                try:
-                    await dialer.connect_unix(it, self.client())
-                except UpstreamFailed as error:
-                    self.assertIn(error.reason, ("unreachable", "refused"))
-                else:
-                    self.fail(it)
-
-        return self.run_it(run())
+        path = Path(self.mktemp())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = "\0gateway-test-" + path.name
+        dialer = self.dialer()
+        for it in (str(path), name):
+            listening = self.reactor.listenUNIX(it, Factory.forProtocol(self.built))
+            self.addCleanup(listening.stopListening)
+            await self.exchange(await dialer.connect_unix(it, self.client()))
+        for it in (str(path) + "x", name + "x", "/" + "x" * 107, "/x\0y", ""):
+            try:
+                await dialer.connect_unix(it, self.client())
+            except UpstreamFailed as error:
+                self.assertIn(error.reason, ("unreachable", "refused"))
+            else:
+                self.fail(it)

@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -151,152 +150,108 @@ class StockTests(ReactorTestCase):
         await self.do(self.client.do_handshake)
         await self.turn()
 
-    @staticmethod
-    def run_it(coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:
-        return Deferred.fromCoroutine(coroutine)
-
-    def test_both_ways(self) -> Deferred[None]:
+    async def test_both_ways(self) -> None:
         """Every byte arrives once and in order, whatever the sizes of the pieces."""
+        self.side.echo = True
+        await self.connected()
+        for size in SIZES:
+            data = os.urandom(size)
+            await self.send(data)
+            self.assertEqual(await self.receive(size), data)
 
-        async def run() -> None:
-            self.side.echo = True
-            await self.connected()
-            for size in SIZES:
-                data = os.urandom(size)
-                await self.send(data)
-                self.assertEqual(await self.receive(size), data)
-
-        return self.run_it(run())
-
-    def test_large_write(self) -> Deferred[None]:
+    async def test_large_write(self) -> None:
         """One write may be larger than every buffer on the way."""
+        data = os.urandom(LARGE)
+        await self.connected()
+        self.side.transport.write(data)
+        self.side.transport.writeSequence([b"a", b"b"])
+        self.assertEqual(await self.receive(LARGE + 2), data + b"ab")
 
-        async def run() -> None:
-            data = os.urandom(LARGE)
-            await self.connected()
-            self.side.transport.write(data)
-            self.side.transport.writeSequence([b"a", b"b"])
-            self.assertEqual(await self.receive(LARGE + 2), data + b"ab")
-
-        return self.run_it(run())
-
-    def test_back_pressure(self) -> Deferred[None]:
+    async def test_back_pressure(self) -> None:
         """A producer is paused while the peer does not read, and what it wrote arrives before the end."""
+        await self.connected()
+        source = Source(self.side, LARGE)
+        self.side.transport.registerProducer(source, True)
+        source.run()
+        for _ in range(50):
+            await self.turn()
+        self.assertGreaterEqual(source.pauses, 1)
+        self.assertGreater(source.left, LARGE // 4)
+        self.assertEqual(await self.receive(LARGE), b"x" * LARGE)
+        with self.assertRaises(SSL.ZeroReturnError):
+            await self.receive(1)
 
-        async def run() -> None:
-            await self.connected()
-            source = Source(self.side, LARGE)
-            self.side.transport.registerProducer(source, True)
-            source.run()
-            for _ in range(50):
-                await self.turn()
-            self.assertGreaterEqual(source.pauses, 1)
-            self.assertGreater(source.left, LARGE // 4)
-            self.assertEqual(await self.receive(LARGE), b"x" * LARGE)
-            with self.assertRaises(SSL.ZeroReturnError):
-                await self.receive(1)
-
-        return self.run_it(run())
-
-    def test_close(self) -> Deferred[None]:
+    async def test_close(self) -> None:
         """A close sends what was written before it and nothing after, then ends in good order."""
+        await self.connected()
+        self.side.transport.write(b"last")
+        self.side.transport.loseConnection()
+        self.side.transport.write(b"too late")
+        self.assertEqual(await self.receive(4), b"last")
+        with self.assertRaises(SSL.ZeroReturnError):
+            await self.receive(1)
+        self.client.shutdown()
+        reason = await self.side.lost
+        self.assertIsInstance(reason, ConnectionDone)
 
-        async def run() -> None:
-            await self.connected()
-            self.side.transport.write(b"last")
-            self.side.transport.loseConnection()
-            self.side.transport.write(b"too late")
-            self.assertEqual(await self.receive(4), b"last")
-            with self.assertRaises(SSL.ZeroReturnError):
-                await self.receive(1)
-            self.client.shutdown()
-            reason = await self.side.lost
-            self.assertIsInstance(reason, ConnectionDone)
-
-        return self.run_it(run())
-
-    def test_closed_by_peer(self) -> Deferred[None]:
+    async def test_closed_by_peer(self) -> None:
         """The peer's own close ends the connection after its last bytes."""
+        await self.connected()
+        await self.send(b"x" * 200_000)
+        self.client.shutdown()
+        reason = await self.side.lost
+        self.assertEqual((len(self.side.heard), type(reason)), (200_000, ConnectionDone))
 
-        async def run() -> None:
-            await self.connected()
-            await self.send(b"x" * 200_000)
-            self.client.shutdown()
-            reason = await self.side.lost
-            self.assertEqual((len(self.side.heard), type(reason)), (200_000, ConnectionDone))
-
-        return self.run_it(run())
-
-    def test_truncated(self) -> Deferred[None]:
+    async def test_truncated(self) -> None:
         """An end without the TLS alert is a loss, never a clean end."""
+        await self.connected()
+        await self.send(b"part")
+        self.socket.shutdown(socket.SHUT_RDWR)
+        reason = await self.side.lost
+        self.assertIsInstance(reason, ConnectionLost)
+        self.assertEqual(self.side.heard, b"part")
 
-        async def run() -> None:
-            await self.connected()
-            await self.send(b"part")
-            self.socket.shutdown(socket.SHUT_RDWR)
-            reason = await self.side.lost
-            self.assertIsInstance(reason, ConnectionLost)
-            self.assertEqual(self.side.heard, b"part")
-
-        return self.run_it(run())
-
-    def test_garbage(self) -> Deferred[None]:
+    async def test_garbage(self) -> None:
         """What is no TLS ends the connection with an error, delivering nothing of it."""
+        await self.connected()
+        self.socket.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        reason = await self.side.lost
+        self.assertIsInstance(reason, SSL.Error)
+        self.assertEqual(self.side.heard, b"")
 
-        async def run() -> None:
-            await self.connected()
-            self.socket.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            reason = await self.side.lost
-            self.assertIsInstance(reason, SSL.Error)
-            self.assertEqual(self.side.heard, b"")
-
-        return self.run_it(run())
-
-    def test_abort(self) -> Deferred[None]:
+    async def test_abort(self) -> None:
         """An abort drops what waits and delivers nothing more, least of all an end in good order."""
+        await self.connected()
+        self.side.transport.write(b"x" * LARGE)
+        self.side.transport.abortConnection()
+        await self.side.lost
+        with self.assertRaises((SSL.SysCallError, OSError)):
+            await self.receive(LARGE)
 
-        async def run() -> None:
-            await self.connected()
-            self.side.transport.write(b"x" * LARGE)
-            self.side.transport.abortConnection()
-            await self.side.lost
-            with self.assertRaises((SSL.SysCallError, OSError)):
-                await self.receive(LARGE)
-
-        return self.run_it(run())
-
-    def test_cut(self) -> Deferred[None]:
+    async def test_cut(self) -> None:
         """An abort with nothing waiting does not look like an end in good order either."""
+        await self.connected()
+        self.side.transport.write(b"part")
+        self.assertEqual(await self.receive(4), b"part")
+        self.side.transport.abortConnection()
+        await self.side.lost
+        with self.assertRaises((SSL.SysCallError, OSError)):
+            await self.receive(1)
 
-        async def run() -> None:
-            await self.connected()
-            self.side.transport.write(b"part")
-            self.assertEqual(await self.receive(4), b"part")
-            self.side.transport.abortConnection()
-            await self.side.lost
-            with self.assertRaises((SSL.SysCallError, OSError)):
-                await self.receive(1)
-
-        return self.run_it(run())
-
-    def test_paused(self) -> Deferred[None]:
+    async def test_paused(self) -> None:
         """Nothing is read for a protocol that has paused its transport."""
-
-        async def run() -> None:
-            await self.connected()
-            self.side.transport.pauseProducing()
-            self.client.send(b"waits")
-            for _ in range(20):
-                await self.turn()
-            self.assertEqual(self.side.heard, b"")
-            self.side.transport.resumeProducing()
-            while not self.side.heard:
-                await self.turn()
-            self.assertEqual(self.side.heard, b"waits")
-            self.side.transport.abortConnection()
-            await self.side.lost
-
-        return self.run_it(run())
+        await self.connected()
+        self.side.transport.pauseProducing()
+        self.client.send(b"waits")
+        for _ in range(20):
+            await self.turn()
+        self.assertEqual(self.side.heard, b"")
+        self.side.transport.resumeProducing()
+        while not self.side.heard:
+            await self.turn()
+        self.assertEqual(self.side.heard, b"waits")
+        self.side.transport.abortConnection()
+        await self.side.lost
 
 
 class FastTests(StockTests):
@@ -304,146 +259,118 @@ class FastTests(StockTests):
 
     kind = fasttls.FastTLS
 
-    def test_few_deliveries(self) -> Deferred[None]:
+    async def test_few_deliveries(self) -> None:
         """A read from the socket is one delivery, not one for each record."""
-
-        async def run() -> None:
-            await self.connected()
-            self.side.transport.pauseProducing()
-            for _ in range(6):
-                await self.do(self.client.send, b"x" * 16_384)
+        await self.connected()
+        self.side.transport.pauseProducing()
+        for _ in range(6):
+            await self.do(self.client.send, b"x" * 16_384)
+        await self.turn()
+        self.side.transport.resumeProducing()
+        while len(self.side.heard) < 6 * 16_384:
             await self.turn()
-            self.side.transport.resumeProducing()
-            while len(self.side.heard) < 6 * 16_384:
-                await self.turn()
-            self.assertLessEqual(self.side.deliveries, 2)
+        self.assertLessEqual(self.side.deliveries, 2)
 
-        return self.run_it(run())
-
-    def test_gathered(self) -> Deferred[None]:
+    async def test_gathered(self) -> None:
         """What is gathered leaves with a flush, or before what is written next; records stay apart."""
-
-        async def run() -> None:
-            await self.connected()
-            ours = self.side.transport
-            ours.gather(b"one")
-            ours.gather(b"two")
-            for _ in range(20):
-                await self.turn()
-            self.assertRaises(SSL.WantReadError, self.client.recv, 100)
-            ours.flush()
-            self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"one", b"two"])
-            ours.gather(b"three")
-            ours.write(b"four")
-            ours.flush()
-            self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"three", b"four"])
-            ours.abortConnection()
-            await self.side.lost
-
-        return self.run_it(run())
-
-    def test_gathered_cut(self) -> Deferred[None]:
-        """What was gathered and not flushed is lost with the connection, and nobody minds."""
-
-        async def run() -> None:
-            await self.connected()
-            ours = self.side.transport
-            ours.gather(b"gone")
-            ours.abortConnection()
-            ours.gather(b"gone as well")
-            ours.flush()
-            await self.side.lost
+        await self.connected()
+        ours = self.side.transport
+        ours.gather(b"one")
+        ours.gather(b"two")
+        for _ in range(20):
             await self.turn()
-            ours.flush()
-            with self.assertRaises((SSL.SysCallError, SSL.ZeroReturnError, OSError)):
-                while True:
-                    self.assertNotIn(b"as well", await self.receive(1))
+        self.assertRaises(SSL.WantReadError, self.client.recv, 100)
+        ours.flush()
+        self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"one", b"two"])
+        ours.gather(b"three")
+        ours.write(b"four")
+        ours.flush()
+        self.assertEqual([await self.do(self.client.recv, 100) for _ in range(2)], [b"three", b"four"])
+        ours.abortConnection()
+        await self.side.lost
 
-        return self.run_it(run())
+    async def test_gathered_cut(self) -> None:
+        """What was gathered and not flushed is lost with the connection, and nobody minds."""
+        await self.connected()
+        ours = self.side.transport
+        ours.gather(b"gone")
+        ours.abortConnection()
+        ours.gather(b"gone as well")
+        ours.flush()
+        await self.side.lost
+        await self.turn()
+        ours.flush()
+        with self.assertRaises((SSL.SysCallError, SSL.ZeroReturnError, OSError)):
+            while True:
+                self.assertNotIn(b"as well", await self.receive(1))
 
-    def test_bulk(self) -> Deferred[None]:
+    async def test_bulk(self) -> None:
         """Large writes come in their place among all others, whether the peer reads or not."""
+        await self.connected()
+        ours, expected = self.side.transport, b""
+        bulk = os.urandom(3 * fasttls.BULK)
+        for at in range(8):
+            view = memoryview(bulk)[at : at + fasttls.BULK + at * 50_000]
+            ours.write(view)
+            ours.gather(b"gathered")
+            ours.write(view)
+            ours.write(b"little")
+            expected += bytes(view) + b"gathered" + bytes(view) + b"little"
+            if at in (0, 7):
+                # The first found a free way, and the last had to wait.
+                self.assertTrue(await self.receive(len(expected)) == expected)
+                expected = b""
+            await self.send(b"back")
+        while len(self.side.heard) < 8 * 4:
+            await self.turn()
+        self.assertEqual(self.side.heard, b"back" * 8)
 
-        async def run() -> None:
-            await self.connected()
-            ours, expected = self.side.transport, b""
-            bulk = os.urandom(3 * fasttls.BULK)
-            for at in range(8):
-                view = memoryview(bulk)[at : at + fasttls.BULK + at * 50_000]
-                ours.write(view)
-                ours.gather(b"gathered")
-                ours.write(view)
-                ours.write(b"little")
-                expected += bytes(view) + b"gathered" + bytes(view) + b"little"
-                if at in (0, 7):
-                    # The first found a free way, and the last had to wait.
-                    self.assertTrue(await self.receive(len(expected)) == expected)
-                    expected = b""
-                await self.send(b"back")
-            while len(self.side.heard) < 8 * 4:
-                await self.turn()
-            self.assertEqual(self.side.heard, b"back" * 8)
-
-        return self.run_it(run())
-
-    def test_bulk_waits(self) -> Deferred[None]:
+    async def test_bulk_waits(self) -> None:
         """What waits goes before a large write, also when the socket has just come free."""
-
-        async def run() -> None:
-            await self.connected()
-            ours, sent, got = self.side.transport, bytearray(), bytearray()
-            while not fasttls.queued(ours.lowest):
-                sent += (piece := os.urandom(fasttls.BULK))
-                ours.write(memoryview(piece))
-            with self.assertRaises(SSL.WantReadError):
-                for _ in range(LARGE):
-                    got += self.client.recv(65536)
+        await self.connected()
+        ours, sent, got = self.side.transport, bytearray(), bytearray()
+        while not fasttls.queued(ours.lowest):
             sent += (piece := os.urandom(fasttls.BULK))
             ours.write(memoryview(piece))
-            got += await self.receive(len(sent) - len(got))
-            self.assertTrue(got == sent)
+        with self.assertRaises(SSL.WantReadError):
+            for _ in range(LARGE):
+                got += self.client.recv(65536)
+        sent += (piece := os.urandom(fasttls.BULK))
+        ours.write(memoryview(piece))
+        got += await self.receive(len(sent) - len(got))
+        self.assertTrue(got == sent)
 
-        return self.run_it(run())
-
-    def test_bulk_between(self) -> Deferred[None]:
+    async def test_bulk_between(self) -> None:
         """What has arrived and was not asked for yet is there after a large write, too."""
+        await self.connected()
+        ours, room = self.side.transport, memoryview(bytearray(fasttls.ROOM))
+        ours.pauseProducing()
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        for piece in (b"first", b"second", b"third"):
+            await self.send(piece)
+        for _ in range(20):
+            await self.turn()
+        while (size := ours.receive_into(room, 7)) is None:
+            await self.turn()
+        self.assertEqual(bytes(room[:size]), b"firstse")
+        ours.write(memoryview(bytes(fasttls.BULK)))
+        ours.settle()
+        self.assertEqual(self.side.heard, b"condthird")
+        self.assertEqual(await self.receive(fasttls.BULK), bytes(fasttls.BULK))
+        ours.abortConnection()
+        await self.side.lost
 
-        async def run() -> None:
-            await self.connected()
-            ours, room = self.side.transport, memoryview(bytearray(fasttls.ROOM))
-            ours.pauseProducing()
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            for piece in (b"first", b"second", b"third"):
-                await self.send(piece)
-            for _ in range(20):
-                await self.turn()
-            while (size := ours.receive_into(room, 7)) is None:
-                await self.turn()
-            self.assertEqual(bytes(room[:size]), b"firstse")
-            ours.write(memoryview(bytes(fasttls.BULK)))
-            ours.settle()
-            self.assertEqual(self.side.heard, b"condthird")
-            self.assertEqual(await self.receive(fasttls.BULK), bytes(fasttls.BULK))
-            ours.abortConnection()
-            await self.side.lost
-
-        return self.run_it(run())
-
-    def test_bulk_lost(self) -> Deferred[None]:
+    async def test_bulk_lost(self) -> None:
         """A connection that was cut ends by a large write as by any other."""
-
-        async def run() -> None:
-            await self.connected()
-            ours = self.side.transport
-            ours.pauseProducing()
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.socket.close()
-            for _ in range(3):
-                ours.write(memoryview(bytes(fasttls.BULK)))
-            self.assertIsInstance(await self.side.lost, ConnectionLost)
+        await self.connected()
+        ours = self.side.transport
+        ours.pauseProducing()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+        for _ in range(3):
             ours.write(memoryview(bytes(fasttls.BULK)))
-
-        return self.run_it(run())
+        self.assertIsInstance(await self.side.lost, ConnectionLost)
+        ours.write(memoryview(bytes(fasttls.BULK)))
 
     def test_chosen(self) -> None:
         """It is what serves here, unless the environment says otherwise."""

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
@@ -613,93 +612,77 @@ class Sockets(ReactorTestCase):
         )
         return code, (out + errors).decode("utf-8", "replace")
 
-    def test_openssl(self) -> Deferred[None]:
+    async def test_openssl(self) -> None:
         """Old versions, CBC and CCM suites and h2 alone are refused; GCM and ChaCha20 are served."""
+        port = self.listen()
+        low = "@SECLEVEL=0"
+        for options, cipher in (
+            (["-tls1_1", "-cipher", f"ALL:{low}"], None),
+            (["-tls1", "-cipher", f"ALL:{low}"], None),
+            (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"], None),
+            (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA"], None),
+            (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-CCM"], None),
+            (["-alpn", "h2"], None),
+            (["-tls1_2"], "GCM"),
+            (["-tls1_3"], "TLS_AES_256_GCM_SHA384"),
+            (["-alpn", "h2,http/1.1"], "http/1.1"),
+            # The client's order is respected.
+            (
+                ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256"],
+                "CHACHA20",
+            ),
+            (
+                ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"],
+                "AES128-GCM",
+            ),
+        ):
+            code, output = await self.s_client(port, *options)
+            self.assertEqual(code == 0, cipher is not None, (options, output))
+            if cipher is not None:
+                self.assertIn(cipher, output)
+                self.assertIn("Verify return code: 0 (ok)", output)
+        code, output = await self.s_client(port, "-tls1_2")
+        self.assertNotIn("TLS session ticket:", output)
+        self.assertIn("Compression: NONE", output)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
-        async def run() -> None:
-            port = self.listen()
-            low = "@SECLEVEL=0"
-            for options, cipher in (
-                (["-tls1_1", "-cipher", f"ALL:{low}"], None),
-                (["-tls1", "-cipher", f"ALL:{low}"], None),
-                (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"], None),
-                (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA"], None),
-                (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-CCM"], None),
-                (["-alpn", "h2"], None),
-                (["-tls1_2"], "GCM"),
-                (["-tls1_3"], "TLS_AES_256_GCM_SHA384"),
-                (["-alpn", "h2,http/1.1"], "http/1.1"),
-                # The client's order is respected.
-                (
-                    ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256"],
-                    "CHACHA20",
-                ),
-                (
-                    ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"],
-                    "AES128-GCM",
-                ),
-            ):
-                code, output = await self.s_client(port, *options)
-                self.assertEqual(code == 0, cipher is not None, (options, output))
-                if cipher is not None:
-                    self.assertIn(cipher, output)
-                    self.assertIn("Verify return code: 0 (ok)", output)
-            code, output = await self.s_client(port, "-tls1_2")
-            self.assertNotIn("TLS session ticket:", output)
-            self.assertIn("Compression: NONE", output)
-            self.assertEqual(self.flushLoggedErrors(), [])
-
-        return Deferred.fromCoroutine(run())
-
-    def test_capped(self) -> Deferred[None]:
+    async def test_capped(self) -> None:
         """A listener may stay at TLS 1.2, or insist on 1.3."""
+        port = self.listen(maximum="1.2")
+        self.assertNotEqual((await self.s_client(port, "-tls1_3"))[0], 0)
+        self.assertEqual((await self.s_client(port))[0], 0)
+        port = self.listen(minimum="1.3")
+        self.assertNotEqual((await self.s_client(port, "-tls1_2"))[0], 0)
+        self.assertEqual((await self.s_client(port))[0], 0)
 
-        async def run() -> None:
-            port = self.listen(maximum="1.2")
-            self.assertNotEqual((await self.s_client(port, "-tls1_3"))[0], 0)
-            self.assertEqual((await self.s_client(port))[0], 0)
-            port = self.listen(minimum="1.3")
-            self.assertNotEqual((await self.s_client(port, "-tls1_2"))[0], 0)
-            self.assertEqual((await self.s_client(port))[0], 0)
-
-        return Deferred.fromCoroutine(run())
-
-    def test_renegotiation(self) -> Deferred[None]:
+    async def test_renegotiation(self) -> None:
         """A client that asks to renegotiate gets nothing but an alert."""
+        port = self.listen()
+        out, errors, _ = await getProcessOutputAndValue(
+            "/bin/sh",
+            [
+                "-c",
+                f"(sleep 0.3; echo R; sleep 0.3) | openssl s_client -tls1_2 -connect 127.0.0.1:{port}",
+            ],
+            env={"PATH": "/usr/bin:/bin"},
+            reactor=self.reactor,
+        )
+        self.assertIn(b"no renegotiation", out + errors)
 
-        async def run() -> None:
-            port = self.listen()
-            out, errors, _ = await getProcessOutputAndValue(
-                "/bin/sh",
-                [
-                    "-c",
-                    f"(sleep 0.3; echo R; sleep 0.3) | openssl s_client -tls1_2 -connect 127.0.0.1:{port}",
-                ],
-                env={"PATH": "/usr/bin:/bin"},
-                reactor=self.reactor,
-            )
-            self.assertIn(b"no renegotiation", out + errors)
-
-        return Deferred.fromCoroutine(run())
-
-    def test_silent_peers(self) -> Deferred[None]:
+    async def test_silent_peers(self) -> None:
         """50 silent peers delay nobody, and are cut in time."""
-
-        async def run() -> None:
-            port = self.listen(timeout=2.5)
-            silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
-            for it in silent:
-                self.addCleanup(it.close)
-                it.setblocking(False)
-            code, output = await self.s_client(port)
-            self.assertEqual(code, 0, output)
-            self.assertEqual([it[0] for it in self.observed], ["ok"])
-            self.assertLess(self.observed[0][1], 2.0)
-            await self.wait(lambda: len(self.observed) == 51)
-            self.assertEqual({it[0] for it in self.observed[1:]}, {"timeout"})
-            for _, seconds in self.observed[1:]:
-                self.assertGreaterEqual(seconds, 2.49)
-            for it in silent:
-                self.assertRaises(ConnectionResetError, it.recv, 1)
-
-        return Deferred.fromCoroutine(run())
+        port = self.listen(timeout=2.5)
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+        for it in silent:
+            self.addCleanup(it.close)
+            it.setblocking(False)
+        code, output = await self.s_client(port)
+        self.assertEqual(code, 0, output)
+        self.assertEqual([it[0] for it in self.observed], ["ok"])
+        self.assertLess(self.observed[0][1], 2.0)
+        await self.wait(lambda: len(self.observed) == 51)
+        self.assertEqual({it[0] for it in self.observed[1:]}, {"timeout"})
+        for _, seconds in self.observed[1:]:
+            self.assertGreaterEqual(seconds, 2.49)
+        for it in silent:
+            self.assertRaises(ConnectionResetError, it.recv, 1)

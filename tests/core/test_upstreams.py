@@ -241,7 +241,7 @@ class Daemon(Protocol):
 class LoopbackTests(ReactorTestCase):
     """The same over sockets."""
 
-    def test_exact(self) -> Deferred[None]:
+    async def test_exact(self) -> None:
         """The upstream hears exactly the requests that were made, over one connection."""
         from twisted.internet import reactor
 
@@ -252,21 +252,15 @@ class LoopbackTests(ReactorTestCase):
         trust: Any = None
         upstreams = Upstreams(dialer, pool, trust, cast(Any, reactor))
         upstream = Upstream("http", "127.0.0.1", port.getHost().port)
-
-        async def run() -> None:
-            for number in range(3):
-                call = await upstreams.ask(upstream, b"GET", b"/%d" % number)
-                self.assertEqual(await call.read(10), b"ok")
-                call.release()
-            connection = pool.take(upstream)
-            assert isinstance(connection, HttpConnection)
-            self.assertEqual(connection.uses, 3)
-            connection.abort()
-            await port.stopListening()
-
-        def check(_: object) -> None:
-            host = b"host: " + upstream.authority
-            requests = [b"GET /%d HTTP/1.1\r\n%s\r\n\r\n" % (number, host) for number in range(3)]
-            self.assertEqual(Daemon.heard, b"".join(requests))
-
-        return Deferred.fromCoroutine(run()).addCallback(check)
+        for number in range(3):
+            call = await upstreams.ask(upstream, b"GET", b"/%d" % number)
+            self.assertEqual(await call.read(10), b"ok")
+            call.release()
+        connection = pool.take(upstream)
+        assert isinstance(connection, HttpConnection)
+        self.assertEqual(connection.uses, 3)
+        connection.abort()
+        await port.stopListening()
+        host = b"host: " + upstream.authority
+        requests = [b"GET /%d HTTP/1.1\r\n%s\r\n\r\n" % (number, host) for number in range(3)]
+        self.assertEqual(Daemon.heard, b"".join(requests))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -144,16 +144,3 @@ class ControlTestCase(ReactorTestCase):
         )
         code = await execute(arguments, shell)
         return Ran(code, out.getvalue(), err.getvalue())
-
-
-def asynchronous(
-    method: Callable[[Any], Any],
-) -> Callable[[Any], Deferred[None]]:
-    """Let trial and pytest wait for a test that is a coroutine."""
-
-    def test(self: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(method(self))
-
-    test.__name__ = method.__name__
-    test.__doc__ = method.__doc__
-    return test

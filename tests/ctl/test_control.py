@@ -3,7 +3,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 
 from gateway.ctl.control import Control, Unreachable, segment
-from tests.ctl.fake_control import ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import ControlTestCase, Reply
 
 
 class Talking(ControlTestCase):
@@ -11,7 +11,6 @@ class Talking(ControlTestCase):
         """The gateway on the socket."""
         return Control.at(self.reactor, self.path)
 
-    @asynchronous
     async def test_silent(self) -> None:
         """A gateway that does not answer is not waited for without end."""
         self.fake.reply("GET /status", Reply(status=-1))
@@ -20,7 +19,6 @@ class Talking(ControlTestCase):
         with self.assertRaisesRegex(Unreachable, "does not answer"):
             await control.get("/status")
 
-    @asynchronous
     async def test_interrupted(self) -> None:
         """Who interrupts a request is not told that the gateway failed."""
         self.fake.reply("GET /status", Reply(status=-1))
@@ -32,21 +30,18 @@ class Talking(ControlTestCase):
         with self.assertRaises(CancelledError):
             await asking
 
-    @asynchronous
     async def test_redirects(self) -> None:
         """An answer that leads elsewhere is refused, not followed."""
         self.fake.reply("GET /status", Reply(status=302, text="elsewhere"))
         ran = await self.run_it("status")
         self.assertEqual((ran.code, ran.err, len(self.fake.asked)), (1, "gatewayctl: elsewhere\n", 1))
 
-    @asynchronous
     async def test_nameless_error(self) -> None:
         """An error without a text for people has at least its status."""
         self.fake.reply("GET /status", Reply(["x"], 500), Reply(None, 503, kind="text/html"))
         for status in ("500", "503"):
             self.assertIn(f"status {status}", (await self.run_it("status")).err)
 
-    @asynchronous
     async def test_endless_pages(self) -> None:
         """A list that names the same page again and again comes to an end."""
         self.fake.reply("GET /tickets/", Reply({"tickets": [{}], "next": "a"}))

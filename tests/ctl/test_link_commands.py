@@ -3,7 +3,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from tests.ctl.fake_control import Asked, ControlTestCase, Ran, Reply, asynchronous
+from tests.ctl.fake_control import Asked, ControlTestCase, Ran, Reply
 
 STATUS = {
     "public_url": "https://gw.invalid:54323/",
@@ -37,7 +37,6 @@ class Links(ControlTestCase):
         self.assertIn(link, ran.out)
         return link
 
-    @asynchronous
     async def test_download_file(self) -> None:
         """A path becomes a file URL with the file's own size, read-only."""
         ran = await self.run_it("link", "download", str(self.image), "--uses", "1", "--principal", "alice")
@@ -56,7 +55,6 @@ class Links(ControlTestCase):
             },
         )
 
-    @asynchronous
     async def test_upload_url(self) -> None:
         """The URL of an image host goes through as it is; its size has to be said."""
         url = "https://host.invalid:54322/images/x"
@@ -68,7 +66,6 @@ class Links(ControlTestCase):
         self.assertEqual((ticket["url"], ticket["size"], ticket["ops"]), (url, 10 << 30, ["write"]))
         self.assertEqual(ticket["timeout"], 900)
 
-    @asynchronous
     async def test_curl(self) -> None:
         """The command line of curl is whole and quoted, with the authority of the gateway."""
         ran = await self.run_it("link", "download", str(self.image), "--curl", "--filename", "a b.img")
@@ -81,7 +78,6 @@ class Links(ControlTestCase):
         self.assertEqual(shlex.split(ran.out)[-3:], ["--upload-file", str(self.image), self.link(ran)])
         self.assertEqual((self.tickets[-1]["url"], self.tickets[-1]["size"]), (f"file://{target}", 3000))
 
-    @asynchronous
     async def test_relative(self) -> None:
         """A relative path is relative to where the command runs."""
         ran = await self.run_it("link", "upload", "x/../new.img", "-s", "1", "--json")
@@ -90,7 +86,6 @@ class Links(ControlTestCase):
         self.assertEqual(ran.document["url"], self.link(ran))
         self.assertIn("--upload-file new.img", ran.document["curl"])
 
-    @asynchronous
     async def test_console(self) -> None:
         """A console's URL becomes a ticket that does what was asked, and the address of its page."""
         secret = self.directory / "password"
@@ -119,7 +114,6 @@ class Links(ControlTestCase):
             self.assertNotEqual((await self.run_it("link", "console", *wrong)).code, 0)
         self.assertEqual(len(self.tickets), 3)
 
-    @asynchronous
     async def test_no_console_page(self) -> None:
         """Where there is no page, no ticket is made, and what to set is said."""
         self.fake.reply("GET /status", Reply({"public_url": "https://gw.invalid", "console_url": None}))
@@ -127,7 +121,6 @@ class Links(ControlTestCase):
         self.assertEqual((ran.code, self.tickets), (1, []))
         self.assertIn("[web]", ran.err)
 
-    @asynchronous
     async def test_no_public_url(self) -> None:
         """Without public_url no ticket is made, and what to set is said."""
         self.fake.reply("GET /status", Reply({"public_url": None}))
@@ -135,7 +128,6 @@ class Links(ControlTestCase):
         self.assertEqual((ran.code, self.tickets), (1, []))
         self.assertIn("public_url", ran.err)
 
-    @asynchronous
     async def test_wait(self) -> None:
         """Waiting shows how far the transfer is, and ends when it is complete and nobody is at it."""
         self.looks = [
@@ -151,7 +143,6 @@ class Links(ControlTestCase):
         self.assertIn("complete: 2.9 KiB", ran.err)
         self.assertEqual(ran.out.count("\n"), 1)
 
-    @asynchronous
     async def test_wait_on_terminal(self) -> None:
         """On a terminal there is one line that is drawn over itself."""
         self.looks = [
@@ -161,7 +152,6 @@ class Links(ControlTestCase):
         ran = await self.run_it("link", "download", str(self.image), "--wait", tty=True)
         self.assertEqual(ran.err.count("\r["), 2)
 
-    @asynchronous
     async def test_wait_fails(self) -> None:
         """A ticket that ends too early is a failure that says how far it came."""
         for state, word in (("expired", "expired"), ("revoked", "revoked"), ("used_up", "no uses left")):
@@ -172,13 +162,11 @@ class Links(ControlTestCase):
             self.assertIn(word, ran.err)
             self.assertIn("1.5 KiB of 2.9 KiB", ran.err)
 
-    @asynchronous
     async def test_gone(self) -> None:
         """A ticket that is not there any more is a failure, too."""
         ran = await self.run_it("link", "download", str(self.image), "--wait")
         self.assertEqual(ran.code, 1)
 
-    @asynchronous
     async def test_usage(self) -> None:
         """Exactly one image has a link."""
         for arguments in (("link", "download"), ("link", "upload", "a", "b"), ("link",), ("link", "console")):

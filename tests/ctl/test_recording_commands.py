@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.ctl.fake_control import NOW, Asked, ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import NOW, Asked, ControlTestCase, Reply
 
 STATUS = {"public_url": "https://gw.invalid:54323/", "pages": True}
 NAME = "20251231T230000Z-0a1b2c3d4e5f-0123456789ab.fbs"
@@ -33,7 +33,6 @@ class Recordings(ControlTestCase):
     def there_is(self, *items: dict[str, object]) -> None:
         self.fake.reply("GET /recordings/", Reply({"recordings": items, "next": None}))
 
-    @asynchronous
     async def test_list(self) -> None:
         """Each recording has a line with its age and size; those in work say so; JSON has it all."""
         self.there_is(ITEM, {**ITEM, "complete": False})
@@ -46,7 +45,6 @@ class Recordings(ControlTestCase):
         ran = await self.run_it("recording", "list", "--json")
         self.assertEqual(ran.document["recordings"][0], ITEM)
 
-    @asynchronous
     async def test_link(self) -> None:
         """The link is for the page that plays it, under a ticket that can read this one file."""
         self.there_is(ITEM)
@@ -61,7 +59,6 @@ class Recordings(ControlTestCase):
         ran = await self.run_it("link", "recording", NAME, "--json")
         self.assertEqual(ran.document["download"], f"https://gw.invalid:54323/images/{ran.document['id']}")
 
-    @asynchronous
     async def test_none(self) -> None:
         """No ticket is made for what is not there, is in work, or could not be watched."""
         for items, status, words in (

@@ -15,7 +15,6 @@ from gateway.core import dev_pki
 from gateway.core.tls import tls_factory
 from gateway.ctl.rpc_bytes import fetch, send
 from gateway.ctl.shell import Failed, Shell
-from tests.ctl.fake_control import asynchronous
 from tests.rpc.small_endpoint import CA, NOW, server_tls
 from tests.support import ReactorTestCase
 
@@ -86,14 +85,12 @@ class MovingTests(ReactorTestCase):
             return
         raise AssertionError("it was not given up")
 
-    @asynchronous
     async def test_fetch(self) -> None:
         """A file arrives whole, and its progress is shown."""
         await fetch(self.shell, self.ca, f"{self.base}/whole", str(self.file))
         self.assertEqual(self.file.read_bytes(), b"x" * 50_000 + b"y" * 50_000)
         self.assertIn("100%", self.err.getvalue())
 
-    @asynchronous
     async def test_send(self) -> None:
         """A file is sent whole, also an empty one."""
         for data in (b"z" * 300_000, b""):
@@ -101,7 +98,6 @@ class MovingTests(ReactorTestCase):
             await send(self.shell, self.ca, f"{self.base}/whole", str(self.file))
             self.assertEqual(self.relay.got, data)
 
-    @asynchronous
     async def test_refused(self) -> None:
         """A refusal is told in its first line, and leaves no file."""
         url = f"{self.base}/no"
@@ -114,7 +110,6 @@ class MovingTests(ReactorTestCase):
             await self.failed(send(self.shell, self.ca, url, str(self.file))), "refused: You may not"
         )
 
-    @asynchronous
     async def test_broken_off(self) -> None:
         """What is incomplete is said to be, and removed; a former file stays."""
         self.file.write_bytes(b"former")
@@ -123,7 +118,6 @@ class MovingTests(ReactorTestCase):
         self.assertEqual([*self.directory.glob("file*")], [self.file])
         self.assertEqual(self.file.read_bytes(), b"former")
 
-    @asynchronous
     async def test_given_up(self) -> None:
         """Whoever gives up has no file that looks like one."""
         url = f"{self.base}/slow"
@@ -133,7 +127,6 @@ class MovingTests(ReactorTestCase):
         await self.cancelled(send(self.shell, self.ca, url, str(self.file)))
         self.assertTrue(self.file.exists())
 
-    @asynchronous
     async def test_somebody_else(self) -> None:
         """Nothing goes to a relay of another authority, nor to one that is not there."""
         other, _ = dev_pki.authority(NOW, "another").write(self.directory, "other")
@@ -144,7 +137,6 @@ class MovingTests(ReactorTestCase):
             self.assertNotIn("whole", said)
         self.assertEqual(self.relay.got, b"")
 
-    @asynchronous
     async def test_files(self) -> None:
         """A file that cannot be read or written is named, before anything is asked."""
         self.assertIn(

@@ -13,7 +13,7 @@ from gateway import errors
 from gateway.core import dev_pki
 from gateway.rpc import commands
 from gateway.rpc.amp import BoundedAMP, Table, table
-from tests.ctl.fake_control import ControlTestCase, Ran, Reply, asynchronous
+from tests.ctl.fake_control import ControlTestCase, Ran, Reply
 from tests.rpc.small_endpoint import CA, NOW, Endpoint
 
 
@@ -85,38 +85,32 @@ class RpcCase(ControlTestCase):
 
 
 class OneShot(RpcCase):
-    @asynchronous
     async def test_table(self) -> None:
         """A command without a target goes to the only one there is; all pages are one table."""
         ran = await self.rpc("list-domains")
         self.assertEqual((ran.code, ran.err), (0, ""))
         self.assertEqual(len(ran.out.splitlines()), 8)
 
-    @asynchronous
     async def test_json(self) -> None:
         """With --json there is one document, of all pages."""
         ran = await self.rpc("list-domains", "--json")
         self.assertEqual([it["name"] for it in ran.document["domains"]], [f"vm{n}" for n in range(7)])
 
-    @asynchronous
     async def test_limit(self) -> None:
         """Who asks for a page gets a page, and where to go on."""
         ran = await self.rpc("list-domains", "limit=3", "--json")
         self.assertEqual((len(ran.document["domains"]), ran.document["cursor"]), (3, "3"))
 
-    @asynchronous
     async def test_json_pages(self) -> None:
         """Tickets come in pages, too, as one array."""
         self.assertEqual(
             (await self.rpc("list-tickets", "--json")).document["tickets"], [{"ticket": "a"}, {"ticket": "b"}]
         )
 
-    @asynchronous
     async def test_keyword(self) -> None:
         """The first record of a trail is said by its name on the wire."""
         self.assertEqual((await self.rpc("audit", "from=5", "--json")).document["records"][0]["seq"], 5)
 
-    @asynchronous
     async def test_by_name(self) -> None:
         """A domain goes by its name; what was opened is closed again."""
         ran = await self.rpc("start", "web", "request_id=r1")
@@ -124,7 +118,6 @@ class OneShot(RpcCase):
         self.assertIn(("Start", {"dom": "d-web", "flags": None, "request_id": "r1"}), self.endpoint.asked)
         self.assertEqual(self.endpoint.closed, ["h1"])
 
-    @asynchronous
     async def test_number_as_name(self) -> None:
         """A number that is no id may still be a name; the hypervisor's refusal is told with its code."""
         ran = await self.rpc("start", "7")
@@ -132,7 +125,6 @@ class OneShot(RpcCase):
         self.assertIn("Domain not found", ran.err)
         self.assertIn("code 42", ran.err)
 
-    @asynchronous
     async def test_file(self) -> None:
         """``@FILE`` is sent as it is."""
         (self.directory / "xml").write_text("x" * 100_000)
@@ -143,7 +135,6 @@ class OneShot(RpcCase):
             (ran.code, ran.err), (1, "gatewayctl: /nonexistent cannot be read: No such file or directory\n")
         )
 
-    @asynchronous
     async def test_targets(self) -> None:
         """Several targets want one to be said; one that is not there names the others."""
         self.endpoint.names = ["lab", "far"]
@@ -156,7 +147,6 @@ class OneShot(RpcCase):
             arguments = ("get-node-info",) if more else ("--target", "lab", "get-node-info")
             self.assertIn("1.0 GiB", (await self.rpc(*arguments, **more)).out)
 
-    @asynchronous
     async def test_handle_ended(self) -> None:
         """A handle that has ended is opened again, once."""
         self.endpoint.gone = 1
@@ -164,7 +154,6 @@ class OneShot(RpcCase):
         self.endpoint.gone = 2
         self.assertIn("open the target again", (await self.rpc("get-node-info")).err)
 
-    @asynchronous
     async def test_usage(self) -> None:
         """What makes no sense never reaches the gateway."""
         for arguments in (("bread",), ("-e", "x", "targets")):
@@ -175,7 +164,6 @@ class OneShot(RpcCase):
         )
         self.assertEqual(self.endpoint.asked, [])
 
-    @asynchronous
     async def test_help(self) -> None:
         """Help needs no gateway."""
         await self.endpoint.stop()
@@ -183,7 +171,6 @@ class OneShot(RpcCase):
         self.assertIn("Flags: graceful", (await self.rpc("help", "destroy")).out)
         self.assertEqual((await self.rpc("help", "bread")).code, 1)
 
-    @asynchronous
     async def test_watch(self) -> None:
         """Events are printed as they happen, as many as were asked for."""
         happening = Deferred.fromCoroutine(self.happen("lifecycle", "reboot", "rtc"))
@@ -196,7 +183,6 @@ class OneShot(RpcCase):
 
 
 class Entering(RpcCase):
-    @asynchronous
     async def test_own_ticket(self) -> None:
         """Without a token there is a ticket for everything, and none at the end."""
         self.fake.reply("GET /status", Reply({"public_url": "https://elsewhere.invalid", "listeners": []}))
@@ -219,7 +205,6 @@ class Entering(RpcCase):
             )
             self.assertNotIn(ticket["uuid"], ran.out + ran.err)
 
-    @asynchronous
     async def test_what_the_gateway_says(self) -> None:
         """Where nobody says so, the gateway tells where its endpoint is, and who vouches for it."""
         listener = {"service": "rpc", "listen": f"tcp:{self.endpoint.number}:interface=127.0.0.1"}
@@ -235,14 +220,12 @@ class Entering(RpcCase):
         ran = await self.run_it("rpc", "list-domains")
         self.assertEqual(ran.code, 0, ran.err)
 
-    @asynchronous
     async def test_no_control(self) -> None:
         """Without a control listener it says what else there is."""
         ran = await self.rpc("targets", ours=True, environ={"GATEWAY_CONTROL": "/nonexistent"})
         self.assertEqual(ran.code, 1)
         self.assertIn("--token-file", ran.err)
 
-    @asynchronous
     async def test_refused(self) -> None:
         """A bad token, a wrong authority, a wrong name, a port that is closed: each says what it is."""
         self.token.write_text("bad")
@@ -259,7 +242,6 @@ class Entering(RpcCase):
 
 
 class Piping(RpcCase):
-    @asynchronous
     async def test_script(self) -> None:
         """Lines of a pipe are done one after the other; quit ends it, and so does the end."""
         for rest in ("", "quit\nbread\n"):
@@ -267,7 +249,6 @@ class Piping(RpcCase):
             self.assertEqual((ran.code, ran.err), (0, ""))
             self.assertIn("x86_64", ran.out)
 
-    @asynchronous
     async def test_mistake(self) -> None:
         """A script ends where it goes wrong, and says where."""
         for line, text in (("bread", "no command"), ("start nothing", "code 42"), ("start 'x", "quotation")):
@@ -277,7 +258,6 @@ class Piping(RpcCase):
             self.assertIn(text, ran.err)
         self.assertNotIn("Start", [name for name, _ in self.endpoint.asked])
 
-    @asynchronous
     async def test_documents(self) -> None:
         """With --json each line is answered by one document."""
         ran = await self.rpc("--json", stdin="get-node-info\nlist-domains\n")
@@ -288,7 +268,6 @@ class Piping(RpcCase):
             found.append(document)
         self.assertEqual([sorted(it)[0] for it in found], ["cores", "cursor"])
 
-    @asynchronous
     async def test_lost(self) -> None:
         """A gateway that is lost during a script is found again, and what was watched goes on."""
 

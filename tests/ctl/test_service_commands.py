@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from gateway.ctl.service_commands import describe
-from tests.ctl.fake_control import ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import ControlTestCase, Reply
 
 STATUS = {
     "version": "0.1.0",
@@ -28,7 +28,6 @@ STATUS = {
 
 
 class Service(ControlTestCase):
-    @asynchronous
     async def test_status(self) -> None:
         """The status is readable, and complete as JSON."""
         self.fake.reply("GET /status", Reply(STATUS))
@@ -53,14 +52,12 @@ class Service(ControlTestCase):
         """A gateway that tells less than we know of is shown all the same."""
         self.assertIn("not ready", describe({}, 80))
 
-    @asynchronous
     async def test_drain(self) -> None:
         """Draining says how many sessions are left."""
         self.fake.reply("POST /drain", Reply({"draining": True, "sessions": 3}))
         ran = await self.run_it("drain")
         self.assertEqual((ran.code, ran.out), (0, "draining, 3 sessions are left\n"))
 
-    @asynchronous
     async def test_drain_wait(self) -> None:
         """Waiting ends when no session is left."""
         self.fake.reply("POST /drain", Reply({"draining": True, "sessions": 3}))
@@ -74,7 +71,6 @@ class Service(ControlTestCase):
         self.assertEqual(ran.err.splitlines(), ["3 sessions left", "1 sessions left"])
         self.assertEqual((ran.code, ran.out), (0, "drained, no session is left\n"))
 
-    @asynchronous
     async def test_drained_and_gone(self) -> None:
         """A gateway that stops once it is drained has drained."""
         self.fake.reply("POST /drain", Reply({"draining": True, "sessions": 1}))
@@ -83,13 +79,11 @@ class Service(ControlTestCase):
         self.assertEqual(ran.code, 0)
         self.assertIn("1 sessions left", ran.err)
 
-    @asynchronous
     async def test_reload(self) -> None:
         """A reload tells the warnings of the new configuration."""
         self.fake.reply("POST /reload", Reply({"reloaded": True, "warnings": ["[web] x"]}))
         self.assertEqual((await self.run_it("reload")).out, "reloaded\nwarning: [web] x\n")
 
-    @asynchronous
     async def test_reload_refused(self) -> None:
         """Every problem of a bad configuration is told, and that the old one stays."""
         problem = {"title": "bad", "status": 400, "problems": ["a.conf: [tls] key: x", "a.conf: [web] y"]}
@@ -100,7 +94,6 @@ class Service(ControlTestCase):
         self.assertEqual(len(ran.err.splitlines()), 3)
         self.assertIn("old configuration stays", ran.err)
 
-    @asynchronous
     async def test_no_arguments(self) -> None:
         """What takes no arguments gets none."""
         for word in ("status", "drain", "reload", "check"):
@@ -109,7 +102,6 @@ class Service(ControlTestCase):
 
 
 class Check(ControlTestCase):
-    @asynchronous
     async def test_good(self) -> None:
         """A good configuration is said to be, without asking any gateway."""
         file = self.directory / "gateway.conf"
@@ -118,7 +110,6 @@ class Check(ControlTestCase):
         self.assertEqual((ran.code, ran.out, ran.err), (0, f"{file}: good\n", ""))
         self.assertEqual(self.fake.asked, [])
 
-    @asynchronous
     async def test_bad(self) -> None:
         """Every problem is told with file, section and key; those of missing files as well."""
         file = self.directory / "gateway.conf"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from tests.ctl.fake_control import ID, ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import ID, ControlTestCase, Reply
 
 SESSION = {
     "id": "a1b2c3",
@@ -21,7 +21,6 @@ SESSION = {
 
 
 class Sessions(ControlTestCase):
-    @asynchronous
     async def test_list(self) -> None:
         """Sessions are listed with amounts, rate and age; the filters are the gateway's."""
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
@@ -31,7 +30,6 @@ class Sessions(ControlTestCase):
             self.assertIn(text, ran.out)
         self.assertEqual((await self.run_it("session", "list", "--json")).document, {"sessions": [SESSION]})
 
-    @asynchronous
     async def test_consoles(self) -> None:
         """Tunnels show which console they are a part of; where there is none there is no such column."""
         tunnel = {**SESSION, "id": "d4e5f6", "kind": "tunnel", "console": "cafe00cafe00"}
@@ -45,7 +43,6 @@ class Sessions(ControlTestCase):
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
         self.assertNotIn("CONSOLE", (await self.run_it("session", "list")).out)
 
-    @asynchronous
     async def test_kill(self) -> None:
         """Every session named is ended, and one that is not there is reported."""
         self.fake.reply("DELETE /sessions/a1", Reply(status=204))
@@ -55,7 +52,6 @@ class Sessions(ControlTestCase):
         self.assertEqual(ran.err, "gatewayctl: a2: No such session\n")
         self.assertEqual((await self.run_it("session", "kill")).code, 2)
 
-    @asynchronous
     async def test_id_is_one_segment(self) -> None:
         """No id leads a request to another path."""
         await self.run_it("session", "kill", "../tickets/?x#y")
@@ -63,7 +59,6 @@ class Sessions(ControlTestCase):
 
 
 class Watching(ControlTestCase):
-    @asynchronous
     async def test_plain(self) -> None:
         """Where nobody looks, each session is one line without control characters."""
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}), Reply({"sessions": []}))
@@ -74,7 +69,6 @@ class Watching(ControlTestCase):
         self.assertIn("rate=12.0MiB/s", first)
         self.assertEqual(second, "no sessions")
 
-    @asynchronous
     async def test_terminal(self) -> None:
         """On a terminal the table is drawn anew, with a bar for the transfers of the ticket watched."""
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
@@ -86,7 +80,6 @@ class Watching(ControlTestCase):
         self.assertIn("1 sessions, 12.0 MiB/s", ran.out)
         self.assertIn("[######------]   50%", ran.out)
 
-    @asynchronous
     async def test_fingerprint(self) -> None:
         """A fingerprint finds sessions though no ticket can be asked for by it; then there is no bar."""
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
@@ -94,14 +87,12 @@ class Watching(ControlTestCase):
         self.assertEqual((ran.code, ran.err), (0, ""))
         self.assertNotIn("%", ran.out)
 
-    @asynchronous
     async def test_json(self) -> None:
         """As JSON each look is one line."""
         self.fake.reply("GET /sessions/", Reply({"sessions": [SESSION]}))
         ran = await self.run_it("session", "watch", "-n", "2", "-i", "100ms", "--json")
         self.assertEqual([json.loads(line) for line in ran.out.splitlines()], [{"sessions": [SESSION]}] * 2)
 
-    @asynchronous
     async def test_gone(self) -> None:
         """When the gateway goes, so does the watch, and it says why."""
         self.fake.reply("GET /sessions/", Reply({"sessions": []}), Reply(status=0))
@@ -109,7 +100,6 @@ class Watching(ControlTestCase):
         self.assertEqual(ran.code, 1)
         self.assertIn("hung up", ran.err)
 
-    @asynchronous
     async def test_too_often(self) -> None:
         """The gateway is not asked in a tight loop."""
         self.assertEqual((await self.run_it("session", "watch", "-i", "0")).code, 2)

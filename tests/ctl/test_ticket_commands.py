@@ -6,7 +6,7 @@ import re
 import stat
 
 from gateway.core.masking import fingerprint
-from tests.ctl.fake_control import ID, ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import ID, ControlTestCase, Reply
 
 SUMMARY = {
     "ticket": "3fa9c1d2e4b7",
@@ -22,7 +22,6 @@ SUMMARY = {
 
 
 class Add(ControlTestCase):
-    @asynchronous
     async def test_flags(self) -> None:
         """A ticket made of options has what they say, an unguessable id, and defaults by kind."""
         self.fake.before = lambda asked: self.fake.reply(f"PUT {asked.path}", Reply())
@@ -51,7 +50,6 @@ class Add(ControlTestCase):
             },
         )
 
-    @asynchronous
     async def test_stdin(self) -> None:
         """JSON from standard input goes through as it is, secrets too, and options are put over it."""
         self.fake.reply(f"PUT /tickets/{ID}", Reply())
@@ -60,7 +58,6 @@ class Add(ControlTestCase):
         self.assertEqual(ran.document, {"id": ID, "ticket": fingerprint(ID), "timeout": 300})
         self.assertEqual(self.fake.asked[0].body, {**given, "principal": "bob", "timeout": 300})
 
-    @asynchronous
     async def test_size_of_file(self) -> None:
         """The size of an image that can be seen here need not be said."""
         image = self.directory / "disk image.img"
@@ -71,7 +68,6 @@ class Add(ControlTestCase):
         self.assertEqual(ran.code, 0)
         self.assertEqual(self.fake.asked[0].body["size"], 4096)
 
-    @asynchronous
     async def test_refused(self) -> None:
         """What the gateway refuses is said in one line, and the exit status is 1."""
         self.fake.reply(f"PUT /tickets/{ID}", Reply(status=400, text="Invalid ticket: no \x1b[2Jpeer\nmore"))
@@ -80,7 +76,6 @@ class Add(ControlTestCase):
             (ran.code, ran.out, ran.err), (1, "", "gatewayctl: Invalid ticket: no \\x1b[2Jpeer\n")
         )
 
-    @asynchronous
     async def test_not_sent(self) -> None:
         """What cannot be a ticket is not sent: no target, no size, no JSON, no file, no id."""
         for code, arguments, stdin in (
@@ -99,7 +94,6 @@ class Add(ControlTestCase):
 
 
 class Looking(ControlTestCase):
-    @asynchronous
     async def test_show(self) -> None:
         """A ticket is shown with its times as ages and its sizes in words; as JSON, unchanged."""
         ticket = {**SUMMARY, "size": 1536 << 20, "transferred": 5, "uuid": ID}
@@ -110,14 +104,12 @@ class Looking(ControlTestCase):
             self.assertIn(text, ran.out)
         self.assertEqual((await self.run_it("ticket", "--json", "show", ID)).document, ticket)
 
-    @asynchronous
     async def test_unknown(self) -> None:
         """The gateway's own words for an unknown ticket are repeated."""
         self.fake.reply(f"GET /tickets/{ID}", Reply(status=404, text=f"No such ticket '{ID}'\n"))
         ran = await self.run_it("ticket", "show", ID)
         self.assertEqual((ran.code, ran.err), (1, f"gatewayctl: No such ticket '{ID}'\n"))
 
-    @asynchronous
     async def test_list_pages(self) -> None:
         """All pages of a list are read, and the filters go along with each."""
         second = {**SUMMARY, "ticket": "4fa9c1d2e4b7", "principal": "bob\x1b[2J"}
@@ -135,7 +127,6 @@ class Looking(ControlTestCase):
         self.assertEqual(words, ["3fa9c1d2e4b7", "image", "active", "alice", "-", "1", "1", "30s", "3m12s"])
         self.assertIn("bob\\x1b[2J", lines[2])
 
-    @asynchronous
     async def test_list_json(self) -> None:
         """As JSON, a list of several pages is still one document."""
         self.fake.reply(
@@ -143,7 +134,6 @@ class Looking(ControlTestCase):
         )
         self.assertEqual((await self.run_it("-j", "ticket", "list")).document, {"tickets": [SUMMARY]})
 
-    @asynchronous
     async def test_list_fits(self) -> None:
         """On a terminal no line is wider than it."""
         self.fake.reply(
@@ -154,7 +144,6 @@ class Looking(ControlTestCase):
 
 
 class Ending(ControlTestCase):
-    @asynchronous
     async def test_renew(self) -> None:
         """A ticket is renewed by what is asked, or by what it had at first."""
         self.fake.reply(f"GET /tickets/{ID}", Reply({"timeout": 300}))
@@ -168,7 +157,6 @@ class Ending(ControlTestCase):
         self.assertEqual((await self.run_it("ticket", "renew", ID, "-t", "9s", "--url", url)).code, 0)
         self.assertEqual(self.fake.asked[-1].body, {"timeout": 9, "urls": [url]})
 
-    @asynchronous
     async def test_revoke(self) -> None:
         """Each ticket named is revoked, also after one that cannot be; that one is reported."""
         self.fake.reply("DELETE /tickets/a", Reply(status=409, text="Timeout"))
@@ -178,7 +166,6 @@ class Ending(ControlTestCase):
         self.assertEqual(ran.document["revoked"], ["b"])
         self.assertEqual(ran.err, "gatewayctl: a: Timeout; try again in a while\n")
 
-    @asynchronous
     async def test_revoke_all(self) -> None:
         """All tickets go only for --all, which takes no id; nothing at all is a mistake."""
         self.fake.reply("DELETE /tickets/", Reply(status=204))
@@ -190,7 +177,6 @@ class Ending(ControlTestCase):
 
 
 class Place(ControlTestCase):
-    @asynchronous
     async def test_nobody(self) -> None:
         """Without a gateway one line says what to do."""
         ran = await self.run_it("status", "--control", str(self.directory / "no.sock"))
@@ -198,7 +184,6 @@ class Place(ControlTestCase):
         self.assertIn("twistd gateway", ran.err)
         self.assertIn("no.sock", ran.err)
 
-    @asynchronous
     async def test_hung_up(self) -> None:
         """A gateway that hangs up is said to."""
         self.fake.reply("GET /status", Reply(status=0))
@@ -206,7 +191,6 @@ class Place(ControlTestCase):
         self.assertEqual((ran.code, ran.err.count("\n")), (1, 1))
         self.assertIn("hung up", ran.err)
 
-    @asynchronous
     async def test_no_gateway(self) -> None:
         """Something else that answers is not taken for a gateway."""
         self.fake.reply("GET /status", Reply(text="<html>"))
@@ -214,7 +198,6 @@ class Place(ControlTestCase):
         self.assertEqual(ran.code, 1)
         self.assertIn("no gateway", ran.err)
 
-    @asynchronous
     async def test_tcp(self) -> None:
         """The control listener may be a loopback port, and an option beats the environment."""
         from twisted.web.server import Site
@@ -226,7 +209,6 @@ class Place(ControlTestCase):
         ran = await self.run_it("--control", place, "status", "--json", environ={"GATEWAY_CONTROL": "/none"})
         self.assertEqual(ran.document, {"version": "9"})
 
-    @asynchronous
     async def test_other_schemes(self) -> None:
         """A place that is neither a path nor plain HTTP is a mistake."""
         for place in ("https://h:1", "http://user@h:1", "ftp://x", "http://h:1/path"):

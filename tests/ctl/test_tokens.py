@@ -14,7 +14,7 @@ from gateway.core import dev_pki
 from gateway.core.jwt import JwtKey
 from gateway.core.signers import Signers, load_signers
 from gateway.core.tokens import TokenVerifier
-from tests.ctl.fake_control import ID, NOW, ControlTestCase, Ran, asynchronous
+from tests.ctl.fake_control import ID, NOW, ControlTestCase, Ran
 
 HOST = "https://host.invalid:54322"
 BEGIN = datetime.fromtimestamp(NOW, UTC)
@@ -40,7 +40,6 @@ class _Tokens(ControlTestCase):
 
 
 class Envelopes(_Tokens):
-    @asynchronous
     async def test_accepted(self) -> None:
         """The gateway takes what is issued, in every generation."""
         for generation in "ABC":
@@ -54,7 +53,6 @@ class Envelopes(_Tokens):
             self.assertEqual(claims.grant["url"], f"{HOST}/images/{ID}")
             self.assertEqual((claims.expires, claims.grant["transfer_id"]), (NOW + 600, "t1"))
 
-    @asynchronous
     async def test_explained(self) -> None:
         """Every field is told, and whether times and signature are good."""
         token = await self.issue("--url", HOST, "--ticket", ID, "-C", self.engine)
@@ -69,7 +67,6 @@ class Envelopes(_Tokens):
         self.assertIn("transfer may begin until 2026-01-01T00:05:00+00:00", text.out)
         self.assertEqual(self.fake.asked, [])
 
-    @asynchronous
     async def test_foreign_signature(self) -> None:
         """A signature by another key, and one over other content, are bad, and that is a failure."""
         for generation in "ABC":
@@ -82,7 +79,6 @@ class Envelopes(_Tokens):
             ran = await self.inspect(forged, "--certificate", self.engine)
             self.assertEqual((ran.code, ran.document["signature"]), (1, "bad"))
 
-    @asynchronous
     async def test_stripped(self) -> None:
         """The old signature does not stand in for a bad new one."""
         fields = json.loads(base64.b64decode(await self.issue("--url", HOST, "-g", "B")))
@@ -90,7 +86,6 @@ class Envelopes(_Tokens):
         ran = await self.inspect(base64.b64encode(json.dumps(fields).encode()).decode(), "-C", self.engine)
         self.assertEqual((ran.code, ran.document["signature"]), (1, "bad"))
 
-    @asynchronous
     async def test_times(self) -> None:
         """A token that is over or still to come is told to be, with its distance."""
         for begin, words in (
@@ -101,14 +96,12 @@ class Envelopes(_Tokens):
             self.assertEqual((ran.code, ran.document["inside_times"]), (1, False))
             self.assertIn(words, ran.err)
 
-    @asynchronous
     async def test_nonsense(self) -> None:
         """What is no token is one line and a failure."""
         for text in ("", "x", "e30=", "a.b.c"):
             ran = await self.inspect(text)
             self.assertEqual((ran.code, ran.out, ran.err.count("\n")), (1, "", 1), text)
 
-    @asynchronous
     async def test_not_issued(self) -> None:
         """No token is made that no gateway would take, or by a key that is not that of the certificate."""
         start = ("token", "issue", "--key", self.engine_key)
@@ -128,7 +121,6 @@ class Envelopes(_Tokens):
 
 
 class Jwts(_Tokens):
-    @asynchronous
     async def test_accepted(self) -> None:
         """The gateway takes what is issued, with each kind of key."""
         edwards = Ed25519PrivateKey.generate()
@@ -165,7 +157,6 @@ class Jwts(_Tokens):
             self.assertEqual(seen.code, 1)
             self.assertTrue(seen.document["signature"].startswith("bad"))
 
-    @asynchronous
     async def test_grant(self) -> None:
         """A JWT grants what a file says; its secret is not shown again."""
         grant = {"kind": "console", "url": "vnc://h:5900", "ops": ["view"], "uses": 1, "secret": "s3cret"}
@@ -180,7 +171,6 @@ class Jwts(_Tokens):
         self.assertEqual((ran.code, fields["ticket.kind"], fields["ticket.timeout"]), (0, "console", 300))
         self.assertNotIn("s3cret", ran.out)
 
-    @asynchronous
     async def test_forged(self) -> None:
         """An unsigned token is never good, whatever it says of itself."""
         token = (
@@ -195,7 +185,6 @@ class Jwts(_Tokens):
             ran = await self.inspect(forged, "-C", self.engine)
             self.assertEqual(ran.code, 1)
 
-    @asynchronous
     async def test_key_set(self) -> None:
         """The gateway's own key set can judge a token."""
         public = ENGINE.key.public_key()
@@ -222,7 +211,6 @@ class Jwts(_Tokens):
             token = (await self.run_it(*start, "--kid", kid)).out
             self.assertEqual((await self.inspect(token, "-C", str(file))).code, code)
 
-    @asynchronous
     async def test_not_issued(self) -> None:
         """No JWT is made without an audience, with two grants, or with one no gateway would take."""
         start = ("token", "issue", "--jwt", "-k", self.engine_key, "-S", "bob")

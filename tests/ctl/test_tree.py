@@ -13,13 +13,12 @@ from twisted.internet.utils import getProcessOutputAndValue
 from gateway import __version__
 from gateway.ctl.completion import walk
 from gateway.ctl.tree import Gatewayctl
-from tests.ctl.fake_control import ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import ControlTestCase, Reply
 
 COMMANDS = [path.split()[1:] for path, _ in walk(Gatewayctl)]
 
 
 class Help(ControlTestCase):
-    @asynchronous
     async def test_every_level(self) -> None:
         """Every command has a help that names all its options, members, and an example that is right."""
         for (path, command), words in zip(walk(Gatewayctl), COMMANDS, strict=True):
@@ -33,7 +32,6 @@ class Help(ControlTestCase):
             self.assertIn("\nExample:\n  gatewayctl ", ran.out)
             self.assertNotRegex(ran.out, r"\[default:[^]]*\]\s+\[default:", path)
 
-    @asynchronous
     async def test_groups(self) -> None:
         """A group of commands alone, and one that is not there, are mistakes with a hint."""
         for arguments in ((), ("ticket",), ("bread",), ("ticket", "bread"), ("status", "--bread")):
@@ -41,12 +39,10 @@ class Help(ControlTestCase):
             self.assertEqual((ran.code, ran.out, ran.err.count("\n")), (2, "", 1))
             self.assertIn("--help", ran.err)
 
-    @asynchronous
     async def test_version(self) -> None:
         """The version is ours."""
         self.assertEqual((await self.run_it("--version")).out, f"gatewayctl {__version__}\n")
 
-    @asynchronous
     async def test_options_anywhere(self) -> None:
         """Options common to all may stand at any level, and behind arguments."""
         self.fake.reply("DELETE /tickets/a", Reply(status=204))
@@ -82,7 +78,6 @@ class Process(ControlTestCase):
         )
         return code, out.decode(), err.decode()
 
-    @asynchronous
     async def test_statuses(self) -> None:
         """A process exits with 0, 1 or 2, and prints nothing but what it should."""
         self.fake.reply("GET /status", Reply({"version": "9"}))
@@ -93,7 +88,6 @@ class Process(ControlTestCase):
         code, out, err = await self.spawn("tickets")
         self.assertEqual((code, out, err.count("\n")), (2, "", 1))
 
-    @asynchronous
     async def test_interrupted(self) -> None:
         """Ctrl-C ends a watch without a traceback, with the status a shell knows."""
         self.fake.reply("GET /sessions/", Reply({"sessions": []}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.ctl.fake_control import Asked, ControlTestCase, Reply, asynchronous
+from tests.ctl.fake_control import Asked, ControlTestCase, Reply
 from tests.wire.test_viewer_file import PEM, read
 
 STATUS = {"proxy_urls": ["http://gw.invalid:3128", "https://gw.invalid:3129"]}
@@ -27,7 +27,6 @@ class Viewers(ControlTestCase):
             text = None if self.status == 200 else "no\n"
             self.fake.reply(f"PUT {asked.path}", Reply(status=self.status, text=text))
 
-    @asynchronous
     async def test_printed(self) -> None:
         """The ticket leads to both ports of the machine, and the file has it as the proxy's password."""
         ran = await self.run_it("link", "viewer", URL)
@@ -47,7 +46,6 @@ class Viewers(ControlTestCase):
             },
         )
 
-    @asynchronous
     async def test_file(self) -> None:
         """A new file that nobody else may read; its name is printed, and no secret."""
         ca, secret = self.directory / "ca.pem", self.directory / "secret"
@@ -68,7 +66,6 @@ class Viewers(ControlTestCase):
         self.assertEqual([self.tickets[0][it] for it in ("uses", "principal", "timeout")], [1, "alice", 3600])
         self.assertNotIn("sekret12", str(self.tickets))
 
-    @asynchronous
     async def test_never_over_another(self) -> None:
         """A file that is there stays as it is, and so does what a link leads to; no ticket is made."""
         elsewhere = self.directory / "elsewhere"
@@ -80,7 +77,6 @@ class Viewers(ControlTestCase):
             self.file.unlink()
         self.assertFalse(elsewhere.exists())
 
-    @asynchronous
     async def test_refused(self) -> None:
         """Without a ticket there is no file."""
         self.status = 400
@@ -88,7 +84,6 @@ class Viewers(ControlTestCase):
         self.assertNotEqual(ran.code, 0)
         self.assertFalse(self.file.exists())
 
-    @asynchronous
     async def test_no_proxy(self) -> None:
         """Where the gateway has no such port the user is told what to do, and can say it."""
         for known, more in (([], ()), (["http://gw.invalid:3128"], ("--tls",)), (["http://a_b:1"], ())):
@@ -100,7 +95,6 @@ class Viewers(ControlTestCase):
         uuid = self.tickets[0]["uuid"]
         self.assertEqual(read(ran.out)["proxy"], f"https://ticket:{uuid}@[2001:db8::1]:3129")
 
-    @asynchronous
     async def test_wrong(self) -> None:
         """What is no SPICE URL, or no URL of a proxy, is refused before anything is asked."""
         for words in (

@@ -21,7 +21,7 @@ from gateway.rpc.client import Host, connect
 from tests.functional.case import GatewayCase
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.peers import Gateway, Sections
-from tests.functional.processes import DEADLINE, HOST, free_port, short_directory
+from tests.functional.processes import HOST, free_port, short_directory
 from tests.support import ReactorTestCase
 
 Error = TypeVar("Error", bound=errors.GatewayError)
@@ -123,14 +123,6 @@ class RpcCase(ReactorTestCase, GatewayCase):
 
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
-
-    async def until(self, true: Callable[[], object], what: str = "it", deadline: float = DEADLINE) -> None:
-        """Let the reactor run until *true* says so."""
-        end = self.reactor.seconds() + deadline
-        while not true():
-            if self.reactor.seconds() > end:
-                raise AssertionError(f"not within {deadline} s: {what}")
-            await self.sleep(0.01)
 
     def virsh(self, *arguments: str, driver: str = "test") -> str:
         """What the daemon itself says, or does, without the gateway."""

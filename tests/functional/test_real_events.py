@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from typing import Any, ClassVar
-
-from twisted.internet.task import deferLater
 
 from gateway.core.clock import wall
 from gateway.core.dial import Dialer
@@ -75,14 +72,6 @@ class RealEventsTest(ReactorTestCase):
         hub.start()
         self.addCleanup(hub.stop)
         return hub
-
-    async def until(self, true: Callable[[], object], what: str) -> None:
-        """Let the reactor run until *true* says so."""
-        for _ in range(2000):
-            if true():
-                return
-            await deferLater(self.reactor, 0.02)
-        self.fail(f"it never happened: {what}")
 
     async def told_until(self, listener: Listener, last: str) -> list[Event]:
         """What was told up to the event whose story is *last*."""

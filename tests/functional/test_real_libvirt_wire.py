@@ -240,17 +240,11 @@ class LimitsTest(LibvirtCase):
             )
             self.assertEqual(done.stdout.decode().strip(), "1600", done.stderr.decode())
 
-    def test_bursts_elsewhere(self) -> Deferred[None]:
+    async def test_bursts_elsewhere(self) -> None:
         """So they are without TLS."""
-
-        async def both() -> None:
-            for transport in ("unix", "tcp"):
-                answered = await libvirt_burst.bursts(
-                    self.reactor, self.daemon.url("test", transport), 16, 50
-                )
-                self.assertEqual(answered, 800)
-
-        return Deferred.fromCoroutine(both())
+        for transport in ("unix", "tcp"):
+            answered = await libvirt_burst.bursts(self.reactor, self.daemon.url("test", transport), 16, 50)
+            self.assertEqual(answered, 800)
 
     def test_large_description(self) -> Deferred[None]:
         """XML of nearly 4 MiB goes and comes; of 8 MiB it is refused here, and the connection lives on."""
@@ -346,39 +340,35 @@ class GuestTest(LibvirtCase):
         await self.on(self.daemon.url("qemu"), act)
         return {"vol": found[0], "offset": 0, "length": 0, "flags": 0}
 
-    def test_volume(self) -> Deferred[None]:
+    async def test_volume(self) -> None:
         """What is uploaded is what is downloaded, over a socket and over TLS."""
+        arguments = await self.volume()
+        for transport in ("unix", "tls"):
+            data = os.urandom(16 * MIB)
+            got: list[bytes] = []
 
-        async def act() -> None:
-            arguments = await self.volume()
-            for transport in ("unix", "tls"):
-                data = os.urandom(16 * MIB)
-                got: list[bytes] = []
+            async def upload(stream: Stream, data: bytes = data) -> None:
+                # In one go, for the transport to queue, and in pieces that fit no message.
+                half = len(data) // 2
+                stream.write(data[:half])
+                for at in range(half, len(data), 300_001):
+                    stream.write(memoryview(data)[at : at + 300_001])
+                await stream.finish()
 
-                async def upload(stream: Stream, data: bytes = data) -> None:
-                    # In one go, for the transport to queue, and in pieces that fit no message.
-                    half = len(data) // 2
-                    stream.write(data[:half])
-                    for at in range(half, len(data), 300_001):
-                        stream.write(memoryview(data)[at : at + 300_001])
-                    await stream.finish()
+            async def download(stream: Stream, got: list[bytes] = got) -> None:
+                def take(piece: bytes) -> None:
+                    got.append(piece)
+                    if len(got) % 10 == 0:
+                        stream.pauseProducing()
+                        self.reactor.callLater(0.001, stream.resumeProducing)
 
-                async def download(stream: Stream, got: list[bytes] = got) -> None:
-                    def take(piece: bytes) -> None:
-                        got.append(piece)
-                        if len(got) % 10 == 0:
-                            stream.pauseProducing()
-                            self.reactor.callLater(0.001, stream.resumeProducing)
+                await stream.deliver(take)
 
-                    await stream.deliver(take)
+            await self.stream("STORAGE_VOL_UPLOAD", arguments, transport, upload)
+            await self.stream("STORAGE_VOL_DOWNLOAD", arguments, transport, download)
+            self.assertEqual(b"".join(got), data)
 
-                await self.stream("STORAGE_VOL_UPLOAD", arguments, transport, upload)
-                await self.stream("STORAGE_VOL_DOWNLOAD", arguments, transport, download)
-                self.assertEqual(b"".join(got), data)
-
-        return Deferred.fromCoroutine(act())
-
-    def test_full(self) -> Deferred[None]:
+    async def test_full(self) -> None:
         """An upload beyond the volume's end fails in the hypervisor's words."""
 
         async def use(stream: Stream) -> None:
@@ -386,11 +376,8 @@ class GuestTest(LibvirtCase):
             with self.assertRaises(LibvirtError):
                 await stream.finish()
 
-        async def act() -> None:
-            arguments = await self.volume() | {"length": MIB}
-            await self.stream("STORAGE_VOL_UPLOAD", arguments, "unix", use)
-
-        return Deferred.fromCoroutine(act())
+        arguments = await self.volume() | {"length": MIB}
+        await self.stream("STORAGE_VOL_UPLOAD", arguments, "unix", use)
 
     def test_abort(self) -> Deferred[None]:
         """A download is given up, and the connection is good for more."""

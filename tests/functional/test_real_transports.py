@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from typing import Any, ClassVar
 from attrs import evolve
 from cryptography.x509 import load_pem_x509_certificate
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -33,7 +31,6 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.processes import HOST, short_directory
 from tests.functional.ssh_server import Sshd
-from tests.rpc.test_helper_process import run_it
 from tests.support import ReactorTestCase
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -111,13 +108,6 @@ class TransportsTest(ReactorTestCase):
         failure: GatewayError = await failed
         return failure
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(500):
-            if condition():
-                return
-            await deferLater(self.reactor, 0.01)
-        self.fail("it never happened")
-
     async def alone(self) -> None:
         """No process that a connection has started is left, nor anything that waits for one."""
         known = {self.daemon.pid, self.sshd.pid}
@@ -142,7 +132,6 @@ class TransportsTest(ReactorTestCase):
             shutil.copy(self.daemon.client_pki / name, path / name)
         return path
 
-    @run_it
     async def test_every_transport(self) -> None:
         """All five open and answer, and so do the other names of ssh."""
         relay = self.program(f"exec nc -U {self.daemon.socket}")
@@ -166,7 +155,6 @@ class TransportsTest(ReactorTestCase):
         await self.answers(await self.open(self.daemon.url("qemu")), "qemu:///session")
         await self.answers(await self.open(self.daemon.url("remote", name="test:///default")))
 
-    @run_it
     async def test_readonly(self) -> None:
         """Who only wants to read gets no more, on any transport."""
         destroy = procedure("DOMAIN_DESTROY")
@@ -183,7 +171,6 @@ class TransportsTest(ReactorTestCase):
             self.assertIn("read only access", (await failed).text)
             await self.answers(connection)
 
-    @run_it
     async def test_many_calls(self) -> None:
         """A child process carries many calls at a time, as a socket does."""
         for text in (self.sshd.url(), self.program(f"exec nc -U {self.daemon.socket}")):
@@ -192,7 +179,6 @@ class TransportsTest(ReactorTestCase):
             self.assertEqual({it["uri"] for it in found}, {"test:///default"})
             await self.answers(connection)
 
-    @run_it
     async def test_no_verify(self) -> None:
         """A certificate of another CA will do then, and the log says so each time."""
         pki = self.pki("clientcert.pem", "clientkey.pem")
@@ -203,7 +189,6 @@ class TransportsTest(ReactorTestCase):
             told = [it for it in self.events if "no_verify" in it.get("log_format", "")]
             self.assertEqual([it["host"] for it in told], ["localhost"] * count)
 
-    @run_it
     async def test_wrong_authority(self) -> None:
         """A CA of the same name is not the same CA."""
         pki = self.pki("clientcert.pem", "clientkey.pem")
@@ -211,14 +196,12 @@ class TransportsTest(ReactorTestCase):
         failure = await self.fails(UpstreamFailed, self.daemon.url(transport="tls", pkipath=pki))
         self.assertEqual(failure.reason, "tls")
 
-    @run_it
     async def test_wrong_name(self) -> None:
         """The right machine under a name that its certificate does not have is the wrong one."""
         url = self.daemon.url(transport="tls").replace("localhost", "other.invalid")
         failure = await self.fails(UpstreamFailed, url, self.transports(names=Names(["127.0.0.1"])))
         self.assertEqual(failure.reason, "tls")
 
-    @run_it
     async def test_revoked(self) -> None:
         """A hypervisor whose certificate was revoked is refused; another list lets it pass."""
         pki = self.pki("cacert.pem", "clientcert.pem", "clientkey.pem")
@@ -230,7 +213,6 @@ class TransportsTest(ReactorTestCase):
         (pki / "cacrl.pem").write_bytes(self.daemon.authority.revoke([server], now=now))
         self.assertEqual((await self.fails(UpstreamFailed, url)).reason, "tls")
 
-    @run_it
     async def test_our_certificate(self) -> None:
         """Without a certificate of ours the hypervisor does not want us, and that is what we hear."""
         failure = await self.fails(
@@ -239,7 +221,6 @@ class TransportsTest(ReactorTestCase):
         self.assertEqual(failure.reason, "tls")
         self.assertIn("did not accept our certificate", failure.text)
 
-    @run_it
     async def test_hostile_hosts(self) -> None:
         """A host that is an option, or more than a host, gets nowhere, however the URL was made."""
         trace = self.home / "trace"
@@ -262,7 +243,6 @@ class TransportsTest(ReactorTestCase):
         await self.fails(Interrupted, text)
         self.assertFalse(trace.exists())
 
-    @run_it
     async def test_dies(self) -> None:
         """A program that ends takes the connection with it; the log has its last words."""
         await self.fails(Interrupted, self.program("echo no way through >&2; exit 3"))
@@ -282,20 +262,17 @@ class TransportsTest(ReactorTestCase):
         await self.alone()
         self.assertIn("Permission denied", self.said())
 
-    @run_it
     async def test_hangs(self) -> None:
         """A program that says nothing is given up in time, with all that it has started."""
         began = self.reactor.seconds()
         await self.fails(Interrupted, self.program("sleep 100 & sleep 100"), self.transports(patience=0.5))
         self.assertLess(self.reactor.seconds() - began, 10)
 
-    @run_it
     async def test_garbage(self) -> None:
         """A program that speaks something else is told from a hypervisor at once, if it never ends, too."""
         for text in ("echo SSH-2.0-nonsense; sleep 100", "exec yes", "exec cat /dev/urandom", "exec cat"):
             await self.fails(Interrupted, self.program(text))
 
-    @run_it
     async def test_killed(self) -> None:
         """When the daemon dies every transport notices, and goes through again once it is back."""
         texts = (

@@ -622,56 +622,39 @@ class SocketTests(ReactorTestCase):
         self.peer = _Peer()
         return listening, Factory.forProtocol(lambda: self.peer)
 
-    async def until(self, true: Any) -> None:
+    async def test_twenty_thousand(self) -> None:
+        """20,000 calls at once: 64 begin, the others wait outside, and in the end all are answered."""
         from twisted.internet import reactor
 
-        for _ in range(1000):
-            if true():
-                return
-            await deferLater(reactor, 0.01)
-        self.fail("it never came to pass")
+        desk = Desk()
+        peer = await self.connect(desk)
+        calls = b"".join(call("Start", number, dom=b"d" * 200) for number in range(1, 20_001))
+        peer.transport.write(calls)
+        await self.until(lambda: len(desk.open) == 64)
+        await deferLater(reactor, 0.2)
+        self.assertEqual((desk.side.calls, len(desk.begun)), (64, 64))
+        self.assertLess(desk.side._reader.held, 1_000_000)
+        while len(desk.begun) < 20_000 or desk.open:
+            for answer in [*desk.open]:
+                answer.callback({"id": 1})
+            await deferLater(reactor, 0)
+        await self.until(lambda: len(boxes(bytes(peer.data))) == 20_000)
+        self.assertLessEqual(desk.most, 64)
 
-    def test_twenty_thousand(self) -> Deferred[None]:
-        """20,000 calls at once: 64 begin, the others wait outside, and in the end all are answered."""
-
-        async def run() -> None:
-            from twisted.internet import reactor
-
-            desk = Desk()
-            peer = await self.connect(desk)
-            calls = b"".join(call("Start", number, dom=b"d" * 200) for number in range(1, 20_001))
-            peer.transport.write(calls)
-            await self.until(lambda: len(desk.open) == 64)
-            await deferLater(reactor, 0.2)
-            self.assertEqual((desk.side.calls, len(desk.begun)), (64, 64))
-            self.assertLess(desk.side._reader.held, 1_000_000)
-            while len(desk.begun) < 20_000 or desk.open:
-                for answer in [*desk.open]:
-                    answer.callback({"id": 1})
-                await deferLater(reactor, 0)
-            await self.until(lambda: len(boxes(bytes(peer.data))) == 20_000)
-            self.assertLessEqual(desk.most, 64)
-
-        return Deferred.fromCoroutine(run())
-
-    def test_no_reader(self) -> Deferred[None]:
+    async def test_no_reader(self) -> None:
         """A peer that asks and asks and never reads costs a few answers, and gets them all when it does."""
-
-        async def run() -> None:
-            desk = Desk()
-            peer = await self.connect(desk)
-            peer.transport.pauseProducing()
-            calls = b"".join(call("GetXml", number, dom=b"100000") for number in range(1, 501))
-            peer.transport.write(calls)
-            await self.until(lambda: not desk.side.room())
-            self.assertLess(desk.side._outlet.queued, 2_000_000)  # type: ignore[union-attr]  # there is one
-            waiting = desk.side.drained()
-            peer.transport.resumeProducing()
-            await waiting
-            await self.until(lambda: len(peer.data) > 500 * 100_000)
-            self.assertEqual(len(boxes(bytes(peer.data))), 500)
-
-        return Deferred.fromCoroutine(run())
+        desk = Desk()
+        peer = await self.connect(desk)
+        peer.transport.pauseProducing()
+        calls = b"".join(call("GetXml", number, dom=b"100000") for number in range(1, 501))
+        peer.transport.write(calls)
+        await self.until(lambda: not desk.side.room())
+        self.assertLess(desk.side._outlet.queued, 2_000_000)  # type: ignore[union-attr]  # there is one
+        waiting = desk.side.drained()
+        peer.transport.resumeProducing()
+        await waiting
+        await self.until(lambda: len(peer.data) > 500 * 100_000)
+        self.assertEqual(len(boxes(bytes(peer.data))), 500)
 
 
 class TLSSocketTests(SocketTests):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,16 +20,6 @@ from tests.rpc.small_endpoint import CA, NOW, TIME, Endpoint
 from tests.support import ReactorTestCase
 
 Case = TypeVar("Case", bound="ClientCase")
-
-
-def run(method: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], Deferred[None]]:
-    """Let a coroutine be a test."""
-
-    def test(self: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(method(self))
-
-    test.__doc__ = method.__doc__
-    return test
 
 
 class ClientCase(ReactorTestCase):
@@ -56,13 +46,6 @@ class ClientCase(ReactorTestCase):
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
 
-    async def until(self, true: Callable[[], object]) -> None:
-        for _ in range(5000):
-            if true():
-                return
-            await self.sleep(0.005)
-        self.fail("it never came to pass")
-
     async def gateway(self, **keys: Any) -> Gateway:
         keys = dict[str, Any](ca=[CA.certificate], token="good", pause=0.02) | keys
         gateway = await connect(self.reactor, "127.0.0.1", self.endpoint.number, **keys)
@@ -81,7 +64,6 @@ class ClientCase(ReactorTestCase):
 
 
 class ConnectTests(ClientCase):
-    @run
     async def test_login(self) -> None:
         """One knows who one is, and until when."""
         gateway = await self.gateway()
@@ -89,35 +71,30 @@ class ConnectTests(ClientCase):
         self.assertEqual(await gateway.version(), ("1.0", 1))
         self.assertTrue(gateway.up)
 
-    @run
     async def test_by_name(self) -> None:
         """A name does as well as an address, when the certificate has it."""
         keys: dict[str, Any] = {"ca": [CA.certificate], "token": lambda: "good"}
         gateway = await connect(self.reactor, "localhost", self.endpoint.number, **keys)
         self.gateways.append(gateway)
 
-    @run
     async def test_bad_token(self) -> None:
         """A token that is no good is refused with its own error, and nothing is left open."""
         await self.raises(errors.Unauthenticated, self.gateway(token="bad", reconnect=True))
         await self.until(lambda: not self.endpoint.sides)
         self.assertEqual(self.endpoint.logins, 1)
 
-    @run
     async def test_not_the_gateway(self) -> None:
         """A gateway that cannot prove itself hears no token."""
         other = dev_pki.authority(NOW, "another")
         error = await self.raises(errors.UpstreamFailed, self.gateway(ca=[other.certificate]))
         self.assertEqual((error.reason, self.endpoint.logins), ("tls", 0))
 
-    @run
     async def test_nobody(self) -> None:
         """Where nobody listens that is said."""
         await self.endpoint.stop()
         error = await self.raises(errors.UpstreamFailed, self.gateway())
         self.assertEqual(error.reason, "refused")
 
-    @run
     async def test_silent(self) -> None:
         """A gateway that accepts and says nothing is given up after the time that was given."""
         from twisted.internet.protocol import Factory, Protocol
@@ -131,7 +108,6 @@ class ConnectTests(ClientCase):
 
 
 class AskTests(ClientCase):
-    @run
     async def test_objects(self) -> None:
         """Hosts and domains are objects; lists come whole, over all their pages."""
         host = await self.host()
@@ -147,13 +123,11 @@ class AskTests(ClientCase):
         self.endpoint.pending[0].callback({"state": "running", "reason": "booted"})
         self.assertEqual(await waiting, State("running", "booted"))
 
-    @run
     async def test_kept(self) -> None:
         """A handle that was kept serves again."""
         gateway = await self.gateway()
         self.assertEqual(len(await gateway.host("h1").list_domains()), 7)
 
-    @run
     async def test_errors(self) -> None:
         """Errors are what they were at the gateway, numbers and all; the connection stays."""
         gateway = await self.gateway()
@@ -169,7 +143,6 @@ class AskTests(ClientCase):
         await self.raises(errors.BadArguments, gateway.ask(commands.Start, dom="d", flags=-1))
         self.assertEqual(len(self.endpoint.sides), 1)
 
-    @run
     async def test_big(self) -> None:
         """Eight mebibytes go both ways in one call; more than the cap does not leave."""
         host = await self.host()
@@ -183,7 +156,6 @@ class AskTests(ClientCase):
         error = await self.raises(errors.TooLarge, host.define("x" * (4 * 2**20 + 1)))
         self.assertEqual(error.limit, 4 * 2**20)
 
-    @run
     async def test_together(self) -> None:
         """Many calls at once, far more than are under way at the gateway: each gets its own answer."""
         host = await self.host()
@@ -191,7 +163,6 @@ class AskTests(ClientCase):
         for n, answer in enumerate(asked):
             self.assertEqual(await answer, {"n": n})
 
-    @run
     async def test_cancelled(self) -> None:
         """A call that is given up disturbs nothing; with a request_id the gateway is told."""
         host = await self.host()
@@ -208,7 +179,6 @@ class AskTests(ClientCase):
         self.assertEqual(cancels, [{"request_id": "r1"}])
         self.assertEqual(len(self.endpoint.sides), 1)
 
-    @run
     async def test_for_operators(self) -> None:
         """The commands for operators read the control listener's JSON."""
         gateway = await self.gateway()
@@ -227,7 +197,6 @@ class AskTests(ClientCase):
 
 
 class LostTests(ClientCase):
-    @run
     async def test_lost(self) -> None:
         """Without reconnecting a lost connection ends it all: a write may have been done, a read was not."""
         gateway = await self.gateway()
@@ -246,7 +215,6 @@ class LostTests(ClientCase):
         self.assertFalse(error.maybe_executed)
         await self.until(lambda: self.endpoint.cancelled == 2)
 
-    @run
     async def test_dismissed(self) -> None:
         """When the ticket ends every call says so, and no new connection is made with it."""
         gateway = await self.gateway(reconnect=True)
@@ -261,7 +229,6 @@ class LostTests(ClientCase):
         await self.raises(errors.Expired, gateway.version())
         self.assertEqual(self.endpoint.logins, 1)
 
-    @run
     async def test_pauses(self) -> None:
         """Pauses between new attempts grow no longer than one wants."""
         from twisted.internet.protocol import Factory
@@ -277,7 +244,6 @@ class LostTests(ClientCase):
         await port.stopListening()
         gateway.close()
 
-    @run
     async def test_again(self) -> None:
         """A lost connection is made again, with a fresh token; calls wait for it, reads are asked again."""
         tokens: list[int] = []
@@ -304,7 +270,6 @@ class LostTests(ClientCase):
         self.assertEqual(await read, {"state": "a", "reason": "b"})
         self.assertGreaterEqual(len(tokens), 2)
 
-    @run
     async def test_once(self) -> None:
         """A write with a request_id is asked again, and done once; one without is asked once."""
         gateway = await self.gateway(reconnect=True)
@@ -315,7 +280,6 @@ class LostTests(ClientCase):
         self.assertEqual((answer, len(self.endpoint.done)), ({"id": 2}, 2))
         self.assertEqual(len(self.endpoint.asked), 3)
 
-    @run
     async def test_token_over(self) -> None:
         """When the token is no good any more that is the end, and who waits is told."""
         gateway = await self.gateway(reconnect=True)
@@ -327,7 +291,6 @@ class LostTests(ClientCase):
         await self.raises(errors.Unauthenticated, gateway.version())
         self.assertIsInstance(reasons[0], errors.Unauthenticated)
 
-    @run
     async def test_hangs_up(self) -> None:
         """Closed, the connection is gone at once, and with it what was asked and is not answered."""
         gateway = await self.gateway(reconnect=True)
@@ -337,7 +300,6 @@ class LostTests(ClientCase):
         await self.raises(errors.Interrupted, waiting)
         await self.raises(errors.Interrupted, gateway.version())
 
-    @run
     async def test_closed(self) -> None:
         """Closed while it is being made again: nothing is made, and whoever waits is told."""
         gateway = await self.gateway(reconnect=True)
@@ -347,7 +309,6 @@ class LostTests(ClientCase):
         gateway.close()
         await self.raises(errors.Interrupted, waiting)
 
-    @run
     async def test_gives_up_waiting(self) -> None:
         """Who waits for a new connection can be cancelled."""
         gateway = await self.gateway(reconnect=True)
@@ -359,7 +320,6 @@ class LostTests(ClientCase):
 
 
 class EventTests(ClientCase):
-    @run
     async def test_in_order(self) -> None:
         """Events come in order, those before the answer too; each is acknowledged once it was dealt with."""
         host = await self.host()
@@ -375,7 +335,6 @@ class EventTests(ClientCase):
         await watching.unsubscribe()
         self.assertEqual(self.endpoint.subs, {})
 
-    @run
     async def test_slow(self) -> None:
         """While one event is being dealt with no other is, and the gateway sends no more than its window."""
         host = await self.host()
@@ -427,17 +386,14 @@ class EventTests(ClientCase):
         await self.until(lambda: len(seen) == 2)
         self.assertEqual(seen, ["a", "b"])
 
-    @run
     async def test_twice(self) -> None:
         """An event that comes twice is dealt with once, and acknowledged: the next one waits for that."""
         await self.twice(False)
 
-    @run
     async def test_twice_early(self) -> None:
         """So is one that was done with while the gateway was asked to go on before it."""
         await self.twice(True)
 
-    @run
     async def test_bug(self) -> None:
         """A callback that fails is logged, and the next event comes all the same."""
         host = await self.host()
@@ -452,7 +408,6 @@ class EventTests(ClientCase):
         await self.until(lambda: len(seen) == 2)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
 
-    @run
     async def test_over_connections(self) -> None:
         """Over lost connections each event comes once, in order, and none is missed."""
         host = await self.host(reconnect=True)
@@ -467,7 +422,6 @@ class EventTests(ClientCase):
         await self.until(lambda: len(seen) >= 20)
         self.assertEqual(seen, list(range(101, 121)))
 
-    @run
     async def test_nothing_yet(self) -> None:
         """What happens while there is no connection is not missed, though no event came before."""
         host = await self.host(reconnect=True)
@@ -480,7 +434,6 @@ class EventTests(ClientCase):
         await self.until(lambda: seen)
         self.assertEqual(seen, [102])
 
-    @run
     async def test_resync(self) -> None:
         """When the gateway has forgotten what was missed a resync says so."""
         host = await self.host(reconnect=True)
@@ -493,7 +446,6 @@ class EventTests(ClientCase):
         await self.until(lambda: len(seen) == 2)
         self.assertEqual((seen, watching.complete), (["a", "resync"], False))
 
-    @run
     async def test_handle_gone(self) -> None:
         """A subscription whose handle is gone after a new connection ends, with the reason."""
         host = await self.host(reconnect=True)

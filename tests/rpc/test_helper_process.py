@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +47,6 @@ class Ear(Protocol):
         self.running = False
 
 
-def run_it(work: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], Deferred[None]]:
-    """A test that is a coroutine."""
-
-    def test(self: Any) -> Deferred[None]:
-        return Deferred.fromCoroutine(work(self))
-
-    test.__doc__ = work.__doc__
-    return test
-
-
 class HelperTest(ReactorTestCase):
     """A program lives as long as its connection, and no longer."""
 
@@ -85,13 +74,6 @@ class HelperTest(ReactorTestCase):
         )
         return ear
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(500):
-            if condition():
-                return
-            await deferLater(self.reactor, 0.01)
-        self.fail("it never happened")
-
     async def gone(self, *pids: int) -> None:
         """They have ended, and somebody has waited for those that are ours."""
         await self.until(lambda: not any(Path(f"/proc/{pid}").exists() and not orphan(pid) for pid in pids))
@@ -103,7 +85,6 @@ class HelperTest(ReactorTestCase):
         (reason,) = await ear.lost
         self.assertIs(reason.type, error.ConnectionDone)
 
-    @run_it
     async def test_speaks(self) -> None:
         """Bytes go both ways, and the program ends with the connection."""
         ear = self.start("echo $$\nexec cat\n")
@@ -114,7 +95,6 @@ class HelperTest(ReactorTestCase):
         await self.close(ear)
         await self.gone(pid)
 
-    @run_it
     async def test_alone(self) -> None:
         """It gets no arguments, no descriptor of ours, a session of its own and only its environment."""
         leak, other = os.pipe()
@@ -141,7 +121,6 @@ class HelperTest(ReactorTestCase):
         await self.close(ear)
         await self.gone()
 
-    @run_it
     async def test_group(self) -> None:
         """What it has started ends with it, even what ignores signals."""
         ear = self.start("trap '' TERM HUP\n(sleep 60 & echo $! $$; wait) & \nsleep 60\n")
@@ -150,7 +129,6 @@ class HelperTest(ReactorTestCase):
         await self.close(ear)
         await self.gone(*pids)
 
-    @run_it
     async def test_dies(self) -> None:
         """The reason holds the last lines of its complaints, fit for a log: short, printable, no secrets."""
         ear = self.start(
@@ -166,7 +144,6 @@ class HelperTest(ReactorTestCase):
         self.assertLess(len(text), 400)
         await self.gone(int(ear.heard))
 
-    @run_it
     async def test_hangs(self) -> None:
         """One that says nothing is given up in time."""
         file = self.directory / "pid"
@@ -176,7 +153,6 @@ class HelperTest(ReactorTestCase):
         self.assertIn("nothing was heard of hop: hm", str(reason.value))
         await self.gone(int(file.read_text()))
 
-    @run_it
     async def test_patient(self) -> None:
         """One that has spoken may be silent as long as it likes."""
         ear = self.start("echo $$; sleep 60", patience=0.3)
@@ -185,7 +161,6 @@ class HelperTest(ReactorTestCase):
         await self.close(ear)
         await self.gone(int(ear.heard))
 
-    @run_it
     async def test_pressure(self) -> None:
         """A program that does not read makes a producer wait."""
         ear = self.start("echo $$; sleep 60")
@@ -202,7 +177,6 @@ class HelperTest(ReactorTestCase):
         await ear.lost
         await self.gone(int(ear.heard))
 
-    @run_it
     async def test_noise(self) -> None:
         """Complaints without end cost little, and do not keep the reactor busy."""
         ear = self.start("echo $$; exec yes >&2")
@@ -214,7 +188,6 @@ class HelperTest(ReactorTestCase):
         await self.close(ear)
         await self.gone(pid)
 
-    @run_it
     async def test_cannot_start(self) -> None:
         """A program that is not there, or none, is told, and leaves no descriptor."""
         before = set(os.listdir("/proc/self/fd"))

@@ -116,116 +116,92 @@ class TlsTest(TransportsCase):
         query = "&".join(f"{name}={value}" for name, value in {"pkipath": self.pki, **variables}.items())
         return parse_url(f"test+tls://{host}:{port}/default?{query}")
 
-    def test_name(self) -> Deferred[None]:
+    async def test_name(self) -> None:
         """The certificate is of our CA and carries exactly the name of the URL."""
+        await self.opens(self.transports(["127.0.0.1"]), self.url(self.listen(self.issue(NAME))))
+        for issued in (
+            self.issue("other.invalid"),
+            self.ca.issue(NAME, now=NOW),
+            self.issue(NAME, life=timedelta(minutes=-1)),
+            dev_pki.authority(NOW).issue("x", now=NOW, names=[NAME]),
+        ):
+            work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(issued)), Greeter())
+            await self.fails(UpstreamFailed, "tls", work)
+        self.assertEqual(len(self.servers), 1)
+        self.assertEqual(self.warnings(), [])
 
-        async def run() -> None:
-            await self.opens(self.transports(["127.0.0.1"]), self.url(self.listen(self.issue(NAME))))
-            for issued in (
-                self.issue("other.invalid"),
-                self.ca.issue(NAME, now=NOW),
-                self.issue(NAME, life=timedelta(minutes=-1)),
-                dev_pki.authority(NOW).issue("x", now=NOW, names=[NAME]),
-            ):
-                work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(issued)), Greeter())
-                await self.fails(UpstreamFailed, "tls", work)
-            self.assertEqual(len(self.servers), 1)
-            self.assertEqual(self.warnings(), [])
-
-        return Deferred.fromCoroutine(run())
-
-    def test_careless(self) -> Deferred[None]:
+    async def test_careless(self) -> None:
         """With no_verify anybody will do, and each time the log says so."""
+        stranger = dev_pki.authority(NOW).issue("x", now=NOW, names=["other.invalid"])
+        url = self.url(self.listen(stranger), no_verify="1")
+        for _ in range(2):
+            await self.opens(self.transports(["127.0.0.1"]), url)
+        self.assertEqual(self.warnings(), [NAME, NAME])
 
-        async def run() -> None:
-            stranger = dev_pki.authority(NOW).issue("x", now=NOW, names=["other.invalid"])
-            url = self.url(self.listen(stranger), no_verify="1")
-            for _ in range(2):
-                await self.opens(self.transports(["127.0.0.1"]), url)
-            self.assertEqual(self.warnings(), [NAME, NAME])
-
-        return Deferred.fromCoroutine(run())
-
-    def test_revoked(self) -> Deferred[None]:
+    async def test_revoked(self) -> None:
         """A revocation list counts: who is on it is refused, and everybody once it is old."""
+        good, bad = self.issue(NAME), self.issue(NAME)
+        crl = self.pki / "cacrl.pem"
+        crl.write_bytes(self.ca.revoke([bad.certificate], now=NOW))
+        work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(bad)), Greeter())
+        await self.fails(UpstreamFailed, "tls", work)
+        await self.opens(self.transports(["127.0.0.1"]), self.url(self.listen(good)))
+        crl.write_bytes(self.ca.revoke([], now=NOW, life=timedelta(minutes=-1)))
+        work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(good)), Greeter())
+        await self.fails(UpstreamFailed, "tls", work)
+        crl.write_bytes(b"no list")
+        work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(good)), Greeter())
+        self.assertNotIn(str(self.pki), (await self.fails(UpstreamFailed, "tls", work)).text)
 
-        async def run() -> None:
-            good, bad = self.issue(NAME), self.issue(NAME)
-            crl = self.pki / "cacrl.pem"
-            crl.write_bytes(self.ca.revoke([bad.certificate], now=NOW))
-            work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(bad)), Greeter())
-            await self.fails(UpstreamFailed, "tls", work)
-            await self.opens(self.transports(["127.0.0.1"]), self.url(self.listen(good)))
-            crl.write_bytes(self.ca.revoke([], now=NOW, life=timedelta(minutes=-1)))
-            work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(good)), Greeter())
-            await self.fails(UpstreamFailed, "tls", work)
-            crl.write_bytes(b"no list")
-            work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(good)), Greeter())
-            self.assertNotIn(str(self.pki), (await self.fails(UpstreamFailed, "tls", work)).text)
-
-        return Deferred.fromCoroutine(run())
-
-    def test_address(self) -> Deferred[None]:
+    async def test_address(self) -> None:
         """With verify_address, the address that was dialed stands in the certificate."""
-
-        async def run() -> None:
-            for issued, answers, good in (
-                (self.issue(NAME, addresses=["127.0.0.1"]), [["127.0.0.1"]], True),
-                (self.issue(NAME), [["127.0.0.1"], ["127.0.0.1"]], True),
-                (self.issue(NAME, addresses=["192.0.2.1"]), [["127.0.0.1"]], False),
-                (self.issue(NAME), [["127.0.0.1"], ["192.0.2.1"]], False),
-            ):
-                url = self.url(self.listen(issued), verify_address="1")
-                transports, client = self.transports(*answers), Greeter()
-                if good:
-                    await self.opens(transports, url)
-                else:
-                    await self.fails(UpstreamFailed, "tls", transports.connect(url, client))
-                    self.assertIsNone(client.transport)
-                    await self.closed()
-            self.assertEqual(self.warnings(), [NAME, NAME])
-
-        return Deferred.fromCoroutine(run())
-
-    def test_priority(self) -> Deferred[None]:
-        """A priority string chooses version and strength."""
-
-        async def run() -> None:
-            port = self.listen(self.issue(NAME))
-            for text, version, bits in [
-                ("NORMAL:-VERS-TLS1.3", "TLSv1.2", 128),
-                ("SECURE256:-VERS-TLS1.3", "TLSv1.2", 256),
-                ("SECURE256", "TLSv1.3", 256),
-            ]:
-                url, client = self.url(port, tls_priority=text), Greeter()
-                await self.transports(["127.0.0.1"]).connect(url, client)
-                handle: Any = client.transport.getHandle()
-                self.assertEqual(
-                    (handle.get_protocol_version_name(), handle.get_cipher_bits()), (version, bits), text
-                )
-                client.transport.abortConnection()
-                await client.lost
+        for issued, answers, good in (
+            (self.issue(NAME, addresses=["127.0.0.1"]), [["127.0.0.1"]], True),
+            (self.issue(NAME), [["127.0.0.1"], ["127.0.0.1"]], True),
+            (self.issue(NAME, addresses=["192.0.2.1"]), [["127.0.0.1"]], False),
+            (self.issue(NAME), [["127.0.0.1"], ["192.0.2.1"]], False),
+        ):
+            url = self.url(self.listen(issued), verify_address="1")
+            transports, client = self.transports(*answers), Greeter()
+            if good:
+                await self.opens(transports, url)
+            else:
+                await self.fails(UpstreamFailed, "tls", transports.connect(url, client))
+                self.assertIsNone(client.transport)
                 await self.closed()
-            work = self.transports(["127.0.0.1"]).connect(
-                self.url(self.listen(self.issue(NAME), "1.2"), tls_priority="NORMAL:-VERS-TLS1.2"), Greeter()
+        self.assertEqual(self.warnings(), [NAME, NAME])
+
+    async def test_priority(self) -> None:
+        """A priority string chooses version and strength."""
+        port = self.listen(self.issue(NAME))
+        for text, version, bits in [
+            ("NORMAL:-VERS-TLS1.3", "TLSv1.2", 128),
+            ("SECURE256:-VERS-TLS1.3", "TLSv1.2", 256),
+            ("SECURE256", "TLSv1.3", 256),
+        ]:
+            url, client = self.url(port, tls_priority=text), Greeter()
+            await self.transports(["127.0.0.1"]).connect(url, client)
+            handle: Any = client.transport.getHandle()
+            self.assertEqual(
+                (handle.get_protocol_version_name(), handle.get_cipher_bits()), (version, bits), text
             )
-            await self.fails(UpstreamFailed, "tls", work)
+            client.transport.abortConnection()
+            await client.lost
+            await self.closed()
+        work = self.transports(["127.0.0.1"]).connect(
+            self.url(self.listen(self.issue(NAME), "1.2"), tls_priority="NORMAL:-VERS-TLS1.2"), Greeter()
+        )
+        await self.fails(UpstreamFailed, "tls", work)
 
-        return Deferred.fromCoroutine(run())
-
-    def test_files(self) -> Deferred[None]:
+    async def test_files(self) -> None:
         """A missing authority is told to the operator, with its path, and to nobody else."""
-
-        async def run() -> None:
-            (self.pki / "cacert.pem").unlink()
-            work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(self.issue(NAME))), Greeter())
-            failure = await self.fails(UpstreamFailed, "tls", work)
-            self.assertNotIn(str(self.pki), failure.text)
-            (event,) = [it for it in self.events if it.get("log_level") == LogLevel.error]
-            self.assertIn(str(self.pki / "cacert.pem"), event["problem"])
-            self.assertEqual(self.servers, [])
-
-        return Deferred.fromCoroutine(run())
+        (self.pki / "cacert.pem").unlink()
+        work = self.transports(["127.0.0.1"]).connect(self.url(self.listen(self.issue(NAME))), Greeter())
+        failure = await self.fails(UpstreamFailed, "tls", work)
+        self.assertNotIn(str(self.pki), failure.text)
+        (event,) = [it for it in self.events if it.get("log_level") == LogLevel.error]
+        self.assertIn(str(self.pki / "cacert.pem"), event["problem"])
+        self.assertEqual(self.servers, [])
 
     def test_places(self) -> None:
         """The files are where libvirt has them: each by itself, but a certificate only with its key."""
@@ -248,34 +224,28 @@ class TlsTest(TransportsCase):
 class PolicyTest(TransportsCase):
     """No transport gets past the policy."""
 
-    def test_refused(self) -> Deferred[None]:
+    async def test_refused(self) -> None:
         """Every address is judged under the scheme libvirt, before anything is dialed or run."""
+        port = self.listen()
+        ran = self.directory / "ran"
+        program = self.directory / "ssh"
+        program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+        program.chmod(0o755)
+        for transport in ("tcp", "tls", "ssh"):
+            url = parse_url(f"test+{transport}://{NAME}:{port}/default?command={program}&pkipath={self.pki}")
+            for answers, rules in [
+                (["127.0.0.1"], ["https://127.0.0.0/8:*"]),
+                (["127.0.0.1"], []),
+                (["127.0.0.1", "192.0.2.1"], RULES),
+                (["192.0.2.1"], RULES),
+            ]:
+                work = self.transports(answers, rules=rules).connect(url, Greeter())
+                await self.fails(Forbidden, "target", work)
+        await deferLater(self.reactor, 0.1)
+        self.assertEqual(self.servers, [])
+        self.assertFalse(ran.exists())
 
-        async def run() -> None:
-            port = self.listen()
-            ran = self.directory / "ran"
-            program = self.directory / "ssh"
-            program.write_text(f"#!/bin/sh\ntouch {ran}\n")
-            program.chmod(0o755)
-            for transport in ("tcp", "tls", "ssh"):
-                url = parse_url(
-                    f"test+{transport}://{NAME}:{port}/default?command={program}&pkipath={self.pki}"
-                )
-                for answers, rules in [
-                    (["127.0.0.1"], ["https://127.0.0.0/8:*"]),
-                    (["127.0.0.1"], []),
-                    (["127.0.0.1", "192.0.2.1"], RULES),
-                    (["192.0.2.1"], RULES),
-                ]:
-                    work = self.transports(answers, rules=rules).connect(url, Greeter())
-                    await self.fails(Forbidden, "target", work)
-            await deferLater(self.reactor, 0.1)
-            self.assertEqual(self.servers, [])
-            self.assertFalse(ran.exists())
-
-        return Deferred.fromCoroutine(run())
-
-    def test_several_addresses(self) -> Deferred[None]:
+    async def test_several_addresses(self) -> None:
         """ssh is told the address of several where somebody answers, and the first when nobody does."""
 
         async def told(port: int) -> str:
@@ -294,37 +264,30 @@ class PolicyTest(TransportsCase):
                 await deferLater(self.reactor, 0.01)
             return next(it for it in client.heard.decode().split("|") if it.startswith("HostName="))
 
-        async def run() -> None:
-            self.assertEqual(await told(self.listen()), "HostName=127.0.0.1")
-            port = self.reactor.listenTCP(0, Factory(), interface="127.0.0.1")
-            number = port.getHost().port
-            await port.stopListening()
-            self.assertEqual(await told(number), "HostName=127.0.0.9")
-            await deferLater(self.reactor, 0.05)
+        self.assertEqual(await told(self.listen()), "HostName=127.0.0.1")
+        port = self.reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        number = port.getHost().port
+        await port.stopListening()
+        self.assertEqual(await told(number), "HostName=127.0.0.9")
+        await deferLater(self.reactor, 0.05)
 
-        return Deferred.fromCoroutine(run())
-
-    def test_pinned(self) -> Deferred[None]:
+    async def test_pinned(self) -> None:
         """ssh is told the address that was judged, and keeps the name for the key."""
-
-        async def run() -> None:
-            program = self.directory / "ssh"
-            program.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexec cat\n')
-            program.chmod(0o755)
-            client = Greeter()
-            url = parse_url(f"test+ssh://{NAME}:2222/default?command={program}&no_verify=1")
-            await self.transports(["127.0.0.1"]).connect(url, client)
-            while b"hello" not in client.heard:
-                await deferLater(self.reactor, 0.01)
-            said = client.heard.decode().split("|")
-            self.assertIn("HostName=127.0.0.1", said)
-            self.assertIn(f"HostKeyAlias=[{NAME}]:2222", said)
-            self.assertEqual(said[said.index("--") + 1], NAME)
-            self.assertEqual(self.warnings(), [NAME])
-            transport: Any = client.transport
-            transport.loseConnection()
-            await client.lost
-            while any("_Helper" in repr(it.func) for it in self.reactor.getDelayedCalls()):
-                await deferLater(self.reactor, 0.01)
-
-        return Deferred.fromCoroutine(run())
+        program = self.directory / "ssh"
+        program.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexec cat\n')
+        program.chmod(0o755)
+        client = Greeter()
+        url = parse_url(f"test+ssh://{NAME}:2222/default?command={program}&no_verify=1")
+        await self.transports(["127.0.0.1"]).connect(url, client)
+        while b"hello" not in client.heard:
+            await deferLater(self.reactor, 0.01)
+        said = client.heard.decode().split("|")
+        self.assertIn("HostName=127.0.0.1", said)
+        self.assertIn(f"HostKeyAlias=[{NAME}]:2222", said)
+        self.assertEqual(said[said.index("--") + 1], NAME)
+        self.assertEqual(self.warnings(), [NAME])
+        transport: Any = client.transport
+        transport.loseConnection()
+        await client.lost
+        while any("_Helper" in repr(it.func) for it in self.reactor.getDelayedCalls()):
+            await deferLater(self.reactor, 0.01)
