@@ -27,6 +27,7 @@ from gateway.core.config import Config
 from gateway.core.config_model import UNAVAILABLE
 from gateway.core.dial import Dialer
 from gateway.core.drain import Drain
+from gateway.core.foresight import Foresight
 from gateway.core.guard import Guard
 from gateway.core.health import Health
 from gateway.core.listeners import Listener, is_local
@@ -261,7 +262,8 @@ class Appliance(logs.LoggedService):
         elif section == "web":
             site.resource = pages()
         elif section == "control":
-            orders = Orders(self.health.status, self.drain.start, self.reload, self.recordings.list)
+            ahead = Foresight(self.dialer, {Kind.CONSOLE: consoles.places, Kind.TUNNEL: tunnel.places})
+            orders = Orders(self.health.status, self.drain.start, self.reload, self.recordings.list, ahead.of)
             page = admin_pages() if self.config.web is not None else None
             site.resource = control_tree(
                 self.registry, self.sessions, orders, self._reactor, wall, self._remove_timeout, page
@@ -291,9 +293,8 @@ class Appliance(logs.LoggedService):
         self._uncapture = logs.capture()
         self._audit("start")
         super().startService()
-        own = [(port.host, port.port) for port in self._addresses()]
-        self._own = own
-        self.dialer.policy = _policy(self.config, own)
+        self._own = [(port.host, port.port) for port in self._addresses()]
+        self.dialer.policy = _policy(self.config, self._own)
         self._watch.start(1.0, now=True)
         self._reactor.callWhenRunning(self._running)
 

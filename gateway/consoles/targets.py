@@ -16,6 +16,7 @@ often named by address, and their certificates by name. TLS that was asked for i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,7 @@ from gateway.core.tickets import Ticket
 from gateway.core.tls_client import Strict, strict_creator
 from gateway.wire.hypervisor_url import ConsolePlace, console_of
 from gateway.wire.spice_link import MAGIC
+from gateway.wire.ticket_json import Grant
 
 
 class Protocol(StrEnum):
@@ -129,6 +131,16 @@ def targets_of(ticket: Ticket) -> tuple[Target, ...]:
     if not targets:
         raise errors.Forbidden("This ticket names no console", reason="target")
     return targets
+
+
+def places(grant: Grant) -> Iterator[tuple[str, str, int]]:
+    """Where *grant* leads to over the network: scheme, host and port, as the policy is asked.
+
+    :raises gateway.errors.BadRequest: as :func:`target_of`.
+    """
+    for target in map(target_of, grant.urls):
+        if not target.local:
+            yield target.scheme, target.host, target.port
 
 
 def choose(targets: tuple[Target, ...], first: bytes) -> Target:

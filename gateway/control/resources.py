@@ -21,7 +21,7 @@ from gateway.core.sessions import SessionTable
 from gateway.core.ticket_state import State
 from gateway.core.tickets import Ticket, TicketRegistry, fingerprint
 from gateway.core.web import Answer, Leaf, Tree
-from gateway.wire.ticket_json import Kind, parse_patch, parse_ticket
+from gateway.wire.ticket_json import Grant, Kind, parse_patch, parse_ticket
 
 #: Ids shorter than this can be guessed.
 _SHORT = 20
@@ -39,12 +39,14 @@ class Orders:
     :ivar drain: begins to drain; returns the number of live sessions.
     :ivar reload: reads the configuration again; returns warnings.
     :ivar recordings: returns what is there, behind a name and so many at most.
+    :ivar foresee: returns what the policy will say of where a ticket leads to.
     """
 
     status: Callable[[], Mapping[str, object]]
     drain: Callable[[], int]
     reload: Callable[[], Awaitable[list[str]]]
     recordings: Callable[[str, int], Awaitable[list[dict[str, object]]]]
+    foresee: Callable[[Grant], Awaitable[list[dict[str, object]]]]
 
 
 def control_tree(
@@ -68,6 +70,7 @@ def control_tree(
     root.putChild(b"fingerprints", _Fingerprints(registry))
     root.putChild(b"sessions", _Sessions(sessions))
     root.putChild(b"recordings", _Recordings(orders))
+    root.putChild(b"policy", _Policy(orders))
     root.putChild(b"status", _Status(orders))
     root.putChild(b"drain", _Drain(orders))
     root.putChild(b"reload", _Reload(orders))
@@ -249,6 +252,18 @@ class _Recordings(Leaf):
         found = await self._orders.recordings(_argument(request, "after") or "", limit)
         more = found[-1]["name"] if len(found) == limit else None
         return Answer({"recordings": found, "next": more})
+
+
+class _Policy(_PlainLeaf):
+    """``/policy``."""
+
+    def __init__(self, orders: Orders) -> None:
+        super().__init__()
+        self._orders = orders
+
+    async def on_post(self, request: Any) -> Answer:
+        """Judge the targets of a ticket, written as for ``PUT /tickets/ID``, which is not installed."""
+        return Answer({"targets": await self._orders.foresee(parse_ticket(request.content.read()))})
 
 
 class _Status(Leaf):

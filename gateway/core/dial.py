@@ -123,17 +123,25 @@ class Dialer:
 
     async def judged(self, scheme: str, host: str, port: int) -> list[str]:
         """Every address of *host*, all allowed, for somebody else to dial; raises as :meth:`connect`."""
+        addresses = await self.addresses(host)
+        for address in addresses:
+            self.policy.judge(scheme, host, address, port)
+        return addresses
+
+    async def addresses(self, host: str) -> list[str]:
+        """Every address of *host*, a name or an address itself, whoever may go there.
+
+        :raises Forbidden: it is neither.
+        :raises UpstreamFailed: ``reason`` is ``dns``.
+        """
         try:
             name = parse_host(host)
         except ValueError as failure:
             raise Forbidden(reason="target") from failure
         try:
-            addresses = [str(ipaddress.ip_address(name))]
+            return [str(ipaddress.ip_address(name))]
         except ValueError:
-            addresses = await self.resolve(name)
-        for address in addresses:
-            self.policy.judge(scheme, host, address, port)
-        return addresses
+            return await self.resolve(name)
 
     async def resolve(self, name: str) -> list[str]:
         """Every address of *name*, whoever may go there.

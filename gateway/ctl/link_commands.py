@@ -18,7 +18,7 @@ from gateway.ctl.display import age, size
 from gateway.ctl.progress import Meter, ProgressLine
 from gateway.ctl.recording_commands import Replay
 from gateway.ctl.shell import Failed, Shell
-from gateway.ctl.ticket_commands import file_size, install, new_id, size_behind
+from gateway.ctl.ticket_commands import file_size, foresee, install, new_id, size_behind
 from gateway.ctl.viewer_command import Viewer
 from gateway.wire.ticket_json import Kind
 
@@ -195,7 +195,8 @@ class Console(Command):
     arguments = "URL"
     longdesc = (
         "URL is where the console is: vnc://, spice:// or serial:// with host and port, vnc+tls:// and so "
-        "on, or tcp:// for bytes of any kind. The page is the gateway's, see [web] in its configuration."
+        "on, or tcp:// for bytes of any kind. The page is the gateway's, see [web] in its configuration. No "
+        "link is made to where the gateway's policy does not let it go."
     )
     example = (
         "gatewayctl link console vnc://host1:5901 --one-time --timeout 10m\n"
@@ -254,6 +255,7 @@ class Console(Command):
                 "the gateway has no console page, or does not know its address: it takes [consoles], [web], "
                 "and public_url in [gateway] or [consoles]"
             )
+        await foresee(shell, ticket)
         await install(shell, ticket)
         link = f"{base}/ui/console#{ticket['uuid']}"
         shell.show({"id": ticket["uuid"], "ticket": fingerprint(str(ticket["uuid"])), "url": link}, link)

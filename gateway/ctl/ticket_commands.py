@@ -152,6 +152,36 @@ async def install(shell: Shell, ticket: Mapping[str, Any]) -> None:
     await shell.control().ask("PUT", f"/tickets/{segment(path)}", ticket)
 
 
+async def foresee(shell: Shell, ticket: Mapping[str, Any]) -> None:
+    """Look whether the policy lets the gateway reach what *ticket* is for.
+
+    :raises Failed: it refuses all of it, and a link would open nothing.
+    :raises Refused, Unreachable:
+    """
+    try:
+        asked = {name: value for name, value in ticket.items() if name != "secret"}
+        found = (await shell.control().ask("POST", "/policy", asked)).get("targets") or []
+    except Refused as error:
+        if error.status != 404:
+            raise
+        # A gateway from before it could be asked.
+        return
+    told: list[str] = []
+    for it in found:
+        if it["allowed"] is None:
+            shell.note(f"nobody knows the host of {it['target']} yet: the link opens nothing before that")
+        elif not it["allowed"]:
+            rules = ", ".join(it["rules"])
+            told.append(
+                f"the gateway's policy does not let it reach {it['target']}: add {rules} to allow in "
+                "[policy], see that nothing in deny covers it, and run: gatewayctl reload"
+            )
+    if told and len(told) == len(found):
+        raise Failed("\n".join(told))
+    for text in told:
+        shell.note(text)
+
+
 class Show(Command):
     """Show one ticket."""
 

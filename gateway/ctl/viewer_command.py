@@ -14,7 +14,7 @@ from gateway.core.masking import fingerprint
 from gateway.ctl.command import Command, Row, param, whole_seconds
 from gateway.ctl.control import Refused, Unreachable
 from gateway.ctl.shell import Failed, Shell
-from gateway.ctl.ticket_commands import install, new_id
+from gateway.ctl.ticket_commands import foresee, install, new_id
 from gateway.wire.ticket_json import Kind
 from gateway.wire.ticket_url import check_url
 from gateway.wire.viewer_file import ViewerFile
@@ -93,6 +93,7 @@ class Viewer(Command):
             text = self._file(shell, proxy, str(ticket["uuid"])).text()
         except ValueError as error:
             raise Failed(str(error)) from None
+        await foresee(shell, ticket)
         name = self["output"]
         if name:
             _create(name, text)

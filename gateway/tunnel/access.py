@@ -16,6 +16,7 @@ from gateway.tunnel.console import Consoles
 from gateway.tunnel.credential import Credential, find
 from gateway.wire.authority import Authority, parse_authority
 from gateway.wire.http_head import RequestHead
+from gateway.wire.ticket_json import Grant
 
 #: Ports of consoles, where no ticket says which. Source: libvirt and oVirt.
 PORTS = frozenset(range(5900, 6924))
@@ -108,15 +109,20 @@ class Access:
     def _target(self, ticket: Ticket, wanted: Authority) -> tuple[str, Authority]:
         """What *ticket* allows of what is *wanted*; a host of words is any host of the ticket."""
         if self.ports is None or wanted.port in self.ports:
-            for scheme, target in targets_of(ticket):
+            for scheme, target in targets_of(ticket.grant):
                 if target.port == wanted.port and (target.host == wanted.host or wanted.words):
                     return scheme, target
         raise errors.Forbidden("This ticket does not lead there", reason="target")
 
 
-def targets_of(ticket: Ticket) -> Iterator[tuple[str, Authority]]:
-    """Every place that *ticket* names: a SPICE server has two ports."""
-    for url in ticket.grant.urls:
+def places(grant: Grant) -> Iterator[tuple[str, str, int]]:
+    """Where *grant* leads to: scheme, host and port, as the policy is asked."""
+    return ((scheme, target.host, target.port) for scheme, target in targets_of(grant))
+
+
+def targets_of(grant: Grant) -> Iterator[tuple[str, Authority]]:
+    """Every place that *grant* names: a SPICE server has two ports."""
+    for url in grant.urls:
         parts = urlsplit(url)
         ports = [parts.port, *(port for name, port in parse_qsl(parts.query) if name == "tls-port")]
         for port in ports if parts.hostname is not None else ():

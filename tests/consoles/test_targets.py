@@ -21,13 +21,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.consoles.targets import Protocol, Reach, Target, choose, target_of, targets_of
+from gateway.consoles.targets import Protocol, Reach, Target, choose, places, target_of, targets_of
 from gateway.core import dev_pki
 from gateway.core.dial import Dialer
 from gateway.core.policy import Policy, parse_rule
 from gateway.core.tls import basic_context, present, tls_factory
 from gateway.wire.hypervisor_url import ConsolePlace
-from gateway.wire.ticket_json import grant_from
+from gateway.wire.ticket_json import Grant, Kind, grant_from
 from gateway.wire.ticket_url import check_url
 from tests.consoles.stage import ID, Stage
 from tests.support import ReactorTestCase
@@ -98,6 +98,13 @@ class UrlTests(SynchronousTestCase):
             self.assertEqual(error.reason, "target")
         for url in ("spice://h?xtls-port=5900", "vnc://h?tls-port=5900"):
             self.assertRaises(errors.BadRequest, target_of, url)
+
+    def test_places(self) -> None:
+        """The policy is asked about what is dialed, by the names that it has for it."""
+        urls = ("vnc+tls://h:1?tls-name=x", "spice://h:2?tls-port=3", "tls://[2001:db8::1]:4", "unix:/run/x")
+        grant = Grant(Kind.CONSOLE, "x", urls=(*urls, f"libvirt://lab/{ID}/console"))
+        wanted = [("vnc", "h", 1), ("spice", "h", 3), ("tls", "2001:db8::1", 4)]
+        self.assertEqual(list(places(grant)), wanted)
 
     def test_choose(self) -> None:
         """A client that begins as SPICE clients do means SPICE; one that waits means the other."""

@@ -404,10 +404,19 @@ class PathTests(ControlTestCase):
         from gateway.control import control_tree
 
         orders: dict[str, Any] = {"status": self.orders.status, "drain": self.drain, "reload": self.reload}
-        orders |= {"recordings": self.recordings, **changed}
+        orders |= {"recordings": self.recordings, "foresee": self.foresee, **changed}
         self.control_site.resource = control_tree(
             self.registry, self.sessions, Orders(**orders), self.clock, self.wall, lambda: 60.0
         )
+
+    def test_policy(self) -> None:
+        """A ticket is judged without being installed; one that makes no sense is refused as by PUT."""
+        reply = self.control("POST", "/policy", TICKET)
+        self.assertEqual(reply.json(), {"targets": [{"target": TICKET["url"]}]})
+        self.assertEqual(self.control("GET", f"/tickets/{ID}").status, 404)
+        wrong = {**TICKET, "url": "gopher://x"}
+        reply = self.control("POST", "/policy", wrong)
+        self.assertEqual((reply.status, reply.text), (400, self.put(**wrong).text))
 
     def test_status(self) -> None:
         """/status is what the process says of itself."""

@@ -121,6 +121,37 @@ class Links(ControlTestCase):
         self.assertEqual((ran.code, self.tickets), (1, []))
         self.assertIn("[web]", ran.err)
 
+    async def test_refused_by_policy(self) -> None:
+        """Where the gateway may not go no link is made, and what to set is said; a password is not told."""
+        secret = self.directory / "password"
+        secret.write_text("s3cret\n")
+        rules = ["vnc://192.0.2.1:1", "vnc://192.0.2.2:1"]
+        self.policy({"target": "vnc://h:1", "allowed": False, "rules": rules})
+        ran = await self.run_it("link", "console", "vnc://h:1", "--secret-file", str(secret))
+        self.assertEqual((ran.code, ran.out, self.tickets), (1, "", []))
+        for part in ("reach vnc://h:1", "add vnc://192.0.2.1:1, vnc://192.0.2.2:1 to allow in [policy]"):
+            self.assertIn(part, ran.err)
+        asked = self.fake.asked[-1]
+        self.assertEqual((asked.path, asked.body["url"]), ("/policy", "vnc://h:1"))
+        self.assertNotIn("secret", asked.body)
+        wrong = "Invalid ticket: Unsupported url scheme: x\n"
+        self.fake.reply("POST /policy", Reply(text=wrong, status=400))
+        ran = await self.run_it("link", "console", "x://h:1")
+        self.assertEqual((ran.code, self.tickets), (1, []))
+        self.assertIn("Unsupported url scheme: x", ran.err)
+
+    async def test_unknown_host(self) -> None:
+        """A link to a host that nobody knows yet is made, with a warning; where all is well there is none."""
+        for allowed, said in ((None, "nobody knows the host of vnc://h:1 yet"), (True, "")):
+            self.policy({"target": "vnc://h:1", "allowed": allowed, "rules": []})
+            ran = await self.run_it("link", "console", "vnc://h:1")
+            self.assertEqual((ran.code, bool(ran.err)), (0, bool(said)))
+            self.assertIn(said, ran.err)
+            self.assertIn(self.tickets[-1]["uuid"], ran.out)
+
+    def policy(self, *judged: object) -> None:
+        self.fake.reply("POST /policy", Reply({"targets": judged}))
+
     async def test_no_public_url(self) -> None:
         """Without public_url no ticket is made, and what to set is said."""
         self.fake.reply("GET /status", Reply({"public_url": None}))

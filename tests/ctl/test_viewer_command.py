@@ -66,6 +66,19 @@ class Viewers(ControlTestCase):
         self.assertEqual([self.tickets[0][it] for it in ("uses", "principal", "timeout")], [1, "alice", 3600])
         self.assertNotIn("sekret12", str(self.tickets))
 
+    async def test_refused_by_policy(self) -> None:
+        """Nothing is made when the gateway may reach neither port, and one of them is warned about."""
+        plain = {"target": "spice://vm.invalid:5900", "allowed": False, "rules": ["spice://192.0.2.1:5900"]}
+        secure = {"target": "spice://vm.invalid:5901", "allowed": False, "rules": ["spice://192.0.2.1:5901"]}
+        self.fake.reply("POST /policy", Reply({"targets": [plain, secure]}))
+        ran = await self.run_it("link", "viewer", URL, "-o", str(self.file))
+        self.assertEqual((ran.code, self.tickets, self.file.exists()), (1, [], False))
+        self.assertIn("spice://192.0.2.1:5901", ran.err)
+        self.fake.reply("POST /policy", Reply({"targets": [plain, {**secure, "allowed": True}]}))
+        ran = await self.run_it("link", "viewer", URL)
+        self.assertEqual((ran.code, len(self.tickets)), (0, 1))
+        self.assertIn("spice://192.0.2.1:5900", ran.err)
+
     async def test_never_over_another(self) -> None:
         """A file that is there stays as it is, and so does what a link leads to; no ticket is made."""
         elsewhere = self.directory / "elsewhere"

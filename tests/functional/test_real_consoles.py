@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 from struct import pack
@@ -13,6 +16,7 @@ from urllib.parse import quote
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.console_case import PAGE, VERSION, ConsoleCase
 from tests.functional.console_client import Console, Refused
+from tests.functional.console_servers import Server, echo
 from tests.functional.hypervisor import PASSWORD, Qemu
 from tests.functional.processes import HOST, best_of, free_port, wait_for
 from tests.wire import spice_server
@@ -398,3 +402,46 @@ class SpiceTests(ConsoleCase):
             console.send(spice_server.link())
             self.assertEqual(console.end()[0], 4502)
         wait_for(lambda: not self.gateway.sessions(), "no session")
+
+
+class LinkTests(ConsoleCase):
+    """``gatewayctl link console`` where the policy is narrow."""
+
+    sections: ClassVar = {
+        "web": {"listen": "tcp:0:interface=127.0.0.1"},
+        "policy": {"allow": f"serial://{HOST}:1-65535"},
+    }
+
+    def test_foretold(self) -> None:
+        """What would be refused gets no link; with the rule that is named it gets one that works."""
+        server = Server(echo)
+        self.addCleanup(server.close)
+        self.assertEqual(self.link(server.url("serial"))[0], 0)
+        url = server.url("tcp").replace(HOST, "localhost")
+        code, said = self.link(url)
+        rule = f"tcp://{HOST}:{server.port}"
+        self.assertEqual(
+            (code, self.gateway.control("GET", "/status").json()["tickets"]), (1, {"console": {"issued": 1}})
+        )
+        self.assertIn(rule, said)
+        config = self.gateway.config_file
+        before = config.read_text()
+        self.addCleanup(config.write_text, before)
+        allow = ", ".join(re.findall("tcp://[^ ,]+", said.partition(" add ")[2]))
+        config.write_text(before.replace("allow = ", f"allow = {allow}, "))
+        self.assertEqual(self.gateway.control("POST", "/reload").status, 200)
+        code, said = self.link(url)
+        self.assertEqual(code, 0, said)
+        console = self.path(f"/console/{said.strip().rpartition('#')[2]}")
+        console.send(b"x")
+        self.assertEqual(console.read(1), b"x")
+        console.leave()
+
+    def link(self, url: str) -> tuple[int, str]:
+        """How making a link ended, and what was said."""
+        where = ["--control", str(self.gateway.control_socket)]
+        ran = subprocess.run(
+            [sys.executable, "-m", "gateway.ctl", "link", "console", url, *where],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False,
+        )  # fmt: skip
+        return ran.returncode, ran.stdout.decode()

@@ -39,7 +39,7 @@ from gateway.images.access import Access
 from gateway.images.cors import Cors
 from gateway.images.service import ImageService
 from gateway.images.targets import Targets
-from gateway.wire.ticket_json import grant_from
+from gateway.wire.ticket_json import Grant, grant_from
 from tests.images.host import ImageHost, Network
 
 T = TypeVar("T")
@@ -245,12 +245,15 @@ class StageTestCase(SynchronousTestCase):
         self.site.routes.append(self.service.route)
         self.control_site = GatewaySite(self.clock, limits=limits)
         self.remove_timeout = 60.0
-        self.orders = Orders(lambda: {"ready": True}, self.drain, self.reload, self.recordings)
+        self.orders = Orders(lambda: {"ready": True}, self.drain, self.reload, self.recordings, self.foresee)
         self.control_site.resource = control_tree(
             self.registry, self.sessions, self.orders, self.clock, self.wall, lambda: self.remove_timeout
         )
         self._clients: list[Client] = []
         self.addCleanup(self.clear)
+
+    async def foresee(self, grant: Grant) -> list[dict[str, object]]:
+        return [{"target": url} for url in grant.urls]
 
     async def recordings(self, after: str, most: int) -> list[dict[str, object]]:
         return []

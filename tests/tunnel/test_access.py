@@ -17,7 +17,7 @@ from gateway.core.sessions import Session, SessionTable
 from gateway.core.signers import load_signers
 from gateway.core.tickets import Kind, MemoryRegistry
 from gateway.core.tokens import TokenVerifier
-from gateway.tunnel.access import Access, Admission, targets_of
+from gateway.tunnel.access import Access, Admission, places, targets_of
 from gateway.tunnel.console import Consoles
 from gateway.wire.http_head import parse_request
 from gateway.wire.ticket_json import grant_from
@@ -124,7 +124,7 @@ class AccessTests(SynchronousTestCase):
                  "tcp://c.invalid:5900?tls-port=99999")  # fmt: skip
         ticket = self.ok(self.registry.get(ID))
         assert ticket is not None
-        found = [(scheme, str(target)) for scheme, target in targets_of(ticket)]
+        found = [(scheme, str(target)) for scheme, target in targets_of(ticket.grant)]
         self.assertEqual(
             found,
             [
@@ -133,6 +133,11 @@ class AccessTests(SynchronousTestCase):
                 ("tcp", "c.invalid:5900"),
             ],
         )
+        self.add("spice://[2001:DB8::1]:5900?tls-port=5901", "tcp://c.invalid:1")
+        ticket = self.ok(self.registry.get(ID))
+        assert ticket is not None
+        secure = ("spice", "2001:db8::1", 5901)
+        self.assertEqual(list(places(ticket.grant)), [(*secure[:2], 5900), secure, ("tcp", "c.invalid", 1)])
 
     def test_no_ticket(self) -> None:
         """Who shows none is asked for one; who shows a bad one learns no more than that."""
