@@ -10,6 +10,7 @@ from typing import Any
 from gateway.wire.libvirt_message import Message, MessageReader, Status, Type, read_error
 from gateway.wire.libvirt_schema import PROCEDURES, procedure
 from gateway.wire.xdr import XdrError
+from tests.functional.processes import DEADLINE
 
 
 class Raw:
@@ -24,7 +25,7 @@ class Raw:
         self._messages: list[Message] = []
         self._serials = count()
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(20)
+        self._socket.settimeout(DEADLINE)
         self._socket.connect(str(path))
         if token:
             self.call("AUTH_LIST")
@@ -77,7 +78,7 @@ class Raw:
         except TimeoutError:
             pass
         finally:
-            self._socket.settimeout(20)
+            self._socket.settimeout(DEADLINE)
         return left
 
     def next(self) -> Message | None:
@@ -104,7 +105,7 @@ class Raw:
         except (TimeoutError, ConnectionResetError, BrokenPipeError):
             pass
         finally:
-            self._socket.settimeout(20)
+            self._socket.settimeout(DEADLINE)
 
     def _read(self) -> bool:
         data = self._socket.recv(1 << 18)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tests.functional.case import PYTEST_ONLY
@@ -114,9 +115,9 @@ class VirshTest(LibvirtCase):
     def test_console(self) -> None:
         """A console shows the guest's firmware, takes keys, is of one user alone, and ends with Ctrl-]."""
         name = "other"
-        for _ in range(2):  # its end is told to the daemon, so that there is room for the next one
+        for turn in range(2):  # its end is told to the daemon, so that there is room for the next one
             with self.terminal("console", name) as terminal:
-                wait_for(lambda: self.consoles(), "the console")
+                wait_for(lambda: len(self.consoles()) > turn, "the console")  # noqa: B023 (asked at once)
                 self.do("reset", name)
                 terminal.expect("SeaBIOS")
                 terminal.expect("No bootable device")
@@ -243,6 +244,10 @@ class VirshTest(LibvirtCase):
         name: str = self.gateway.get(self.token).json()["ticket"]
         return name
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """What is alive under the ticket of this test."""
+        return [it for it in self.gateway.sessions() if it["ticket"] == self.mine()]
+
     def test_upload_fails(self) -> None:
         """An upload to what is not there any more fails as it does directly, and the next one is not hurt."""
         file = self.file(os.urandom(3 * MIB))
@@ -263,7 +268,7 @@ class VirshTest(LibvirtCase):
             terminal.expect(self.uuids["tiny"])
             terminal.type("domuuid nobody\r")
             terminal.expect("error: failed to get domain 'nobody'")
-            [session] = [it for it in self.gateway.sessions() if it["ticket"] == self.mine()]
+            [session] = self.sessions()
             shown = [session[key] for key in ("kind", "listener", "principal", "target", "readonly")]
             self.assertEqual(shown, ["rpc", "libvirt", "alice", "qemu", False])
             for _ in range(5):
@@ -284,7 +289,8 @@ class VirshTest(LibvirtCase):
         self.assertEqual(self.state("tiny"), "running")
         with self.terminal("-r", "event", "--all", "--loop"):
             wait_for(lambda: self.listening(self.token), "the event registered")
-            [session] = [it for it in self.gateway.sessions() if it["ticket"] == self.mine()]
+            wait_for(lambda: len(self.sessions()) == 1, "those before are over")
+            [session] = self.sessions()
             self.assertTrue(session["readonly"])
 
     def test_python(self) -> None:

@@ -19,14 +19,14 @@ from attrs import frozen
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.libvirt_case import LibvirtCase
-from tests.functional.processes import HOST, MIB, wait_for
+from tests.functional.processes import HOST, MIB, best_of, wait_for
 from tests.functional.terminal import Terminal
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
 #: Seconds from a revocation to the end of every connection; the best of a few attempts counts, for the
 #: machine has other things to do.
-PROMPT, ATTEMPTS = 0.05, 4
+PROMPT, ATTEMPTS = 0.05, 6
 
 _REGISTER = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
 
@@ -121,11 +121,11 @@ class Running:
 class EndTest(LibvirtCase):
     """A console, an upload, a download and a wait for events, all under one ticket.
 
-    :cvar quiet: connections to the daemon when nobody does anything.
+    :cvar quiet: connections to the daemon when nobody does anything: that which keeps the test driver.
     """
 
     pool: ClassVar[Path]
-    quiet: ClassVar[int]
+    quiet: ClassVar[int] = 1
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -133,7 +133,8 @@ class EndTest(LibvirtCase):
         cls.pool = cls.daemon.pool("p1")
         for name in ("v1", "v2"):
             cls.daemon.virsh("vol-create-as", "p1", name, "1G", "--allocation", "0")
-        cls.quiet = cls.upstream()
+        # Those who have just made the volumes may still be going.
+        wait_for(lambda: cls.upstream() == cls.quiet, "nobody is at the daemon")
 
     @contextmanager
     def virsh_at(self, token: str, *arguments: str, pause: float = 0.0) -> Iterator[Running]:
@@ -211,7 +212,7 @@ class EndTest(LibvirtCase):
         for _ in range(ATTEMPTS):
             token = self.grant()
             with self.all_four(token) as running:
-                self.assertEqual(self.upstream(), self.quiet + 7)
+                wait_for(lambda: self.upstream() == self.quiet + 7, "four connections, and three for streams")
                 ticket = self.gateway.get(token).json()["ticket"]
                 since = time.monotonic()
                 self.gateway.delete(token)
@@ -230,31 +231,41 @@ class EndTest(LibvirtCase):
 
     def test_expiry(self) -> None:
         """Who is renewed goes on beyond the first expiry; all of it ends at the last, in that very moment."""
+        best_of(self.expire, 0.1, 3)
+
+    def expire(self) -> float:
+        """How late the first of them ends, in seconds by the gateway's own clock."""
         token = self.grant()
         with self.all_four(token) as running:
-            self.gateway.renew(token, 1)
-            time.sleep(0.6)
+            self.gateway.renew(token, 4)
+            time.sleep(2.2)
             self.gateway.renew(token, 60)
-            time.sleep(0.6)
+            time.sleep(2.2)
             self.work(*running)
-            self.gateway.renew(token, 1)
+            since = time.monotonic()
+            self.gateway.renew(token, 2)
             now = self.gateway.get(token).json()
-            took = self.ends(running, time.monotonic(), "expired")
-        self.assertGreater(took, 0.9)
+            took = self.ends(running, since, "expired")
+        self.assertGreater(took, 1.9)
         end = datetime.fromisoformat(now["expires_at"])
         closed = [it for it in self.trail("session.close") if it["ticket"] == now["ticket"]]
         self.assertEqual([it["reason"] for it in closed], ["expired"] * 4)
-        late = [(datetime.fromisoformat(it["time"]) - end).total_seconds() for it in closed]
-        self.assertLess(min(late), 0.1, late)
-        self.assertGreater(min(late), -0.01, late)
+        late = min((datetime.fromisoformat(it["time"]) - end).total_seconds() for it in closed)
+        self.assertGreater(late, -0.01)
+        return late
 
     def test_killed(self) -> None:
         """An operator ends one session by its number, and no other."""
         token = self.grant()
         with self.all_four(token) as (console, events, upload, download):
-            [number] = [
-                it["id"] for it in self.gateway.sessions() if it["target"] == "qemu" and it["bytes_in"] > MIB
-            ]
+
+            def uploads() -> list[str]:
+                alive = self.gateway.sessions()
+                return [it["id"] for it in alive if it["target"] == "qemu" and it["bytes_in"] > MIB]
+
+            # What was sent may have to wait before the gateway reads it.
+            wait_for(uploads, "a part of the upload is counted")
+            [number] = uploads()
             self.assertEqual(self.gateway.control("DELETE", f"/sessions/{number}").status, 204)
             wait_for(lambda: upload.wire.ended, "the end of the upload")
             upload.terminal.expect("the gateway has ended this session: killed")

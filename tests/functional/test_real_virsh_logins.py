@@ -13,7 +13,7 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.libvirt_case import TEST, LibvirtCase
 from tests.functional.libvirt_daemon import NOBODY
 from tests.functional.peers import Sections
-from tests.functional.processes import HOST, free_port, wait_for
+from tests.functional.processes import DEADLINE, HOST, free_port, wait_for
 from tests.functional.terminal import Terminal
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -45,7 +45,7 @@ class LoginTest(LibvirtCase):
 
     def lists(self, uri: str) -> str:
         """Who is logged in that way may list domains; return the principal of its session."""
-        before = len(self.trail("session.close"))
+        before = len(self.told())
         self.assertEqual(self.virsh("list", "--uuid", uri=uri).strip(), TEST)
         closed = self.closed(before)
         self.assertEqual((closed["kind"], closed["listener"], closed["target"]), ("rpc", "libvirt", "test"))
@@ -53,8 +53,13 @@ class LoginTest(LibvirtCase):
 
     def closed(self, before: int) -> dict[str, Any]:
         """The record of the session that has closed after *before* others."""
-        wait_for(lambda: len(self.trail("session.close")) > before, "the end of the session")
-        return self.trail("session.close")[-1]
+        (told,) = self.told()[before:]
+        return told
+
+    def told(self) -> list[dict[str, Any]]:
+        """The records of all sessions, when none is alive any more."""
+        wait_for(lambda: not self.gateway.sessions(), "the end of all sessions")
+        return self.trail("session.close")
 
     def enters_not(self, uri: str, problem: str) -> None:
         """virsh is told *problem*, and nothing was opened."""
@@ -135,7 +140,7 @@ class LoginTest(LibvirtCase):
 
     def test_socket_of_others(self) -> None:
         """Others show one, with the same SASL."""
-        token, before = self.grant(principal="carol"), len(self.trail("session.close"))
+        token, before = self.grant(principal="carol"), len(self.told())
         done = self.as_nobody(self.local(authfile=str(self.login(token))))
         self.assertEqual((done.returncode, done.stdout.strip()), (0, TEST), done.stderr)
         self.assertEqual(self.closed(before)["principal"], "carol")
@@ -149,7 +154,7 @@ class LoginTest(LibvirtCase):
         words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         command = [*words, *self.command(uri, "list", "--uuid")]
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=20, check=False
+            command, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
 
     # The plain port.

@@ -13,6 +13,7 @@ from tests.functional import virsh_reads as reads
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import qemu_img
 from tests.functional.libvirt_case import TEST, LibvirtCase
+from tests.functional.processes import DEADLINE
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -143,7 +144,7 @@ class ReadTest(LibvirtCase):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=3 * DEADLINE,
             check=False,
             env=self.environment,
         )

@@ -21,10 +21,11 @@ from gateway.rpc.permissions import demands
 from gateway.wire.libvirt_message import MessageReader
 from gateway.wire.libvirt_schema import Procedure
 from tests.functional.case import PYTEST_ONLY
+from tests.functional.commands import need
 from tests.functional.libvirt_case import TEST, LibvirtCase
 from tests.functional.libvirt_raw import Raw, calls_of
 from tests.functional.peers import Sections
-from tests.functional.processes import MIB, wait_for
+from tests.functional.processes import DEADLINE, MIB, wait_for
 from tests.functional.recording_tap import Tap
 from tests.rpc.scopes import ALL, calls, found, sample
 
@@ -183,14 +184,17 @@ class RightsTest(LibvirtCase):
 
     def test_event_loop(self) -> None:
         """virsh's own event loop tells of the one domain, and of what happens to it after a rename."""
+        lines = [need("stdbuf", "apt install coreutils"), "-oL"]
         loop = subprocess.Popen(
-            self.command(self.uri("test", token=self.token), "event", "--all", "--loop"),
+            [*lines, *self.command(self.uri("test", token=self.token), "event", "--all", "--loop")],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,
         )
+        self.addCleanup(loop.communicate)
+        self.addCleanup(loop.kill)
         wanted = "CONNECT_DOMAIN_EVENT_CALLBACK_REGISTER_ANY"
         wait_for(
             lambda: [it[0] for it in self.calls(self.token)].count(wanted) > 20, "virsh to ask for events"
@@ -204,9 +208,13 @@ class RightsTest(LibvirtCase):
         self.direct("start", "alice-late", target="test")
         self.direct("destroy", "alice-late", target="test")
         self.direct("undefine", "alice-late", target="test")
-        time.sleep(1)
+        assert loop.stdout is not None
+        output = ""
+        while "for domain 'alice-late': Undefined" not in output:  # the last of all
+            self.assertTrue(line := loop.stdout.readline(), output)
+            output += line
         loop.terminate()
-        output, _ = loop.communicate(timeout=20)
+        output += loop.communicate(timeout=DEADLINE)[0]
         self.assertNotIn("hidden-zq", output)
         self.assertNotIn("passing", output)
         self.assertNotIn("'test'", output)
@@ -260,7 +268,7 @@ class RightsTest(LibvirtCase):
             for verb in ("suspend", "resume"):
                 self.direct(verb, each, target="test")
         seen = [json.loads(process.stdout.readline()) for _ in range(2)]
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=DEADLINE)
         self.assertEqual((seen, rest), ([{"event": name}] * 2, ""))
 
     # -- what is refused -------------------------------------------------------------------
