@@ -78,10 +78,11 @@ class LoginTests(RpcCase):
 
     async def test_ticket(self) -> None:
         """A ticket's id lets in whom it was given to, until it ends, and then all that was opened is over."""
+        before = time.time()
         token = self.grant(principal="dora", timeout=60)
         client = await self.client(token)
         self.assertEqual(client.session.principal, "dora")
-        self.assertLess(abs(client.session.expires.timestamp() - time.time() - 60), 5)
+        self.assertTrue(before + 59 < client.session.expires.timestamp() < time.time() + 61)
         self.assertIn("journal", client.session.features)
         (session,) = [it for it in self.gateway.sessions() if it["principal"] == "dora"]
         self.assertEqual((session["kind"], session["id"]), ("rpc", client.session.id))
@@ -315,9 +316,10 @@ class OperatorTests(RpcCase):
         await client.renew_ticket(name, 600)
         left = datetime.fromisoformat(self.gateway.get(name).json()["expires_at"]).timestamp() - time.time()
         self.assertGreater(left, 500)
+        moving = {"expires_at": "", "expires": 0, "idle_time": 0}
         self.assertEqual(
-            await client.get_ticket(name) | {"expires_at": "", "expires": 0},
-            self.gateway.get(name).json() | {"expires_at": "", "expires": 0},
+            await client.get_ticket(name) | moving,
+            self.gateway.get(name).json() | moving,
         )
         (shown,) = await client.list_tickets(principal="gina")
         self.assertEqual((shown["kind"], shown["sessions"]), ("rpc", [user.session.id]))
@@ -363,9 +365,10 @@ class OperatorTests(RpcCase):
     async def test_audit(self) -> None:
         """The trail can be read, also from a number on."""
         client = await self.client(self.operator())
-        records = await client.audit(limit=5)
-        self.assertEqual(records[-1]["event"], "session.open")
-        self.assertEqual(records[-1]["principal"], "root")
+        records = await client.audit(limit=20)
+        # Whoever was here before may be leaving.
+        opened = [it for it in records if it["event"] == "session.open"]
+        self.assertEqual(opened[-1]["principal"], "root")
         again = await client.audit(records[-2]["seq"], 1)
         self.assertEqual([it["seq"] for it in again], [records[-2]["seq"]])
 

@@ -18,6 +18,7 @@ from gateway.rpc.client import Gateway as Client
 from gateway.wire.libvirt_error import LibvirtError
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.libvirt_daemon import tiny
+from tests.functional.processes import wait_for
 from tests.functional.rpc_case import RpcCase
 from tests.functional.rpc_load import Boots, Hand, Maker, Rivals, Teller, Tries, Witness
 
@@ -81,6 +82,17 @@ class RealRpcKillsTest(RpcCase):
         await teller.subscribe(await (await self.lasting()).open(target))
         return teller
 
+    def mark(self, witness: Witness) -> None:
+        """Wait until *witness*, who is told of everything in its order, has heard of all until now."""
+        before = witness.seen("test", "Suspended")
+
+        def heard() -> bool:
+            for command in ("suspend", "resume"):
+                self.virsh(command, "test")
+            return witness.seen("test", "Suspended") > before
+
+        wait_for(heard, "the witness listens")
+
     # What happens.
 
     async def kill_gateway(self) -> None:
@@ -110,7 +122,7 @@ class RealRpcKillsTest(RpcCase):
         await self.until(
             lambda: all(it.cycles > was for it, was in zip(workers, cycles, strict=True)),
             f"all at work again: {[it.problems for it in workers]}",
-            30.0,
+            60.0,
         )
         for worker in workers:
             worker.stopped = True
@@ -143,6 +155,7 @@ class RealRpcKillsTest(RpcCase):
         witness = Witness(self.home / "witness", self.daemon.url("test"))
         self.addCleanup(witness.stop)
         witness.start()
+        self.mark(witness)
         for name in ("t1", "t2", "t3"):
             self.daemon.define(TEST.format(name), driver="test")
         hands = [await self.hand(name, "test") for name in ("t1", "t2")]
@@ -159,6 +172,7 @@ class RealRpcKillsTest(RpcCase):
             await each
         await self.judge(test, hands, "test")
         await self.judge(qemu, [guest], "qemu")
+        self.mark(witness)
         for hand in hands:
             self.assertEqual(hand.problems, [])
             started = witness.seen(hand.name, "Started")
@@ -263,6 +277,8 @@ class RealRpcKillsTest(RpcCase):
         words = [(await each).word for each in asked]
         self.assertEqual(boots(), 1)
         self.assertLessEqual(words.count("done"), 1, words)
+        # Whoever heard of no end did not wait for that of the start either.
+        await self.until(lambda: self.virsh("domstate", "r1", driver="qemu").strip() == "running", "it runs")
         self.assertEqual((await domains[0].get_state()).state, "running")
 
     async def test_handles(self) -> None:

@@ -20,7 +20,7 @@ from tests.ctl.terminal import Terminal
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.peers import Gateway
-from tests.functional.processes import HOST, MIB, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, MIB, free_port, short_directory
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -71,7 +71,7 @@ class ShellTests(GatewayCase):
             input=script,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=DEADLINE,
             env={**os.environ, **self.environ(), **environ},
             check=False,
         )
@@ -161,7 +161,7 @@ class ShellTests(GatewayCase):
         shell.type("\x03")
         shell.until("test> ")
         shell.type("quit\n")
-        self.assertEqual(shell.process.wait(10), 0)
+        self.assertEqual(shell.process.wait(DEADLINE), 0)
         self.assertTrue(shell.restored)
         history = Path(self.home, "xdg", "gatewayctl", "rpc-history")
         self.assertEqual(history.stat().st_mode & 0o777, 0o600)
@@ -176,6 +176,7 @@ class ShellTests(GatewayCase):
         token = "example-of-a-ticket-4444"
         ticket = {"uuid": token, "kind": "rpc", "timeout": 60, "ops": ["call"], "targets": ["test"]}
         self.gateway.put({**ticket, "rights": {"allow": ["read"], "domains": ["*"]}})
+        self.addCleanup(self.gateway.delete, token)
         place = ("localhost", str(self.rpc), str(self.gateway.ca), token, "test")
         command = [sys.executable, "-c", program, *place]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -198,5 +199,5 @@ class ShellTests(GatewayCase):
         shell.until("hostname")
         shell.until("test> ")
         shell.type("\x04")
-        self.assertEqual(shell.process.wait(10), 0)
+        self.assertEqual(shell.process.wait(DEADLINE), 0)
         self.assertEqual(self.alive(), 0)

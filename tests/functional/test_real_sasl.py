@@ -18,6 +18,7 @@ from gateway.wire.libvirt_url import parse_url
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import need
 from tests.functional.libvirt_daemon import NOBODY
+from tests.functional.processes import DEADLINE
 from tests.functional.test_real_targets import RealTargetCase
 
 reactor: Any = _reactor
@@ -63,7 +64,7 @@ class SaslTest(RealTargetCase):
             "libvirt",
             "alice",
         ]
-        subprocess.run(add, input=b"secret", check=True, timeout=20)
+        subprocess.run(add, input=b"secret", check=True, timeout=DEADLINE)
         os.chown(home / "users.db", NOBODY, NOBODY)
         cls.daemon.restart()  # it reads this once
 
