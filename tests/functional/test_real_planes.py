@@ -18,7 +18,7 @@ from tests.functional.commands import curl, imageio_client, qemu_img
 from tests.functional.console_client import Console, Refused
 from tests.functional.libvirt_daemon import Libvirtd, tiny
 from tests.functional.peers import Gateway
-from tests.functional.processes import HOST, MIB, best_of, free_port, short_directory, wait_for
+from tests.functional.processes import DEADLINE, HOST, MIB, best_of, free_port, short_directory, wait_for
 from tests.functional.test_real_client import DOWNLOAD, UPLOAD
 from tests.functional.test_real_shared import WHOLE, Seat
 
@@ -203,7 +203,7 @@ class VolumeTests(PlanesCase):
             begun = time.monotonic()
             self.gateway.delete(name)
             self.assertEqual(self.gateway.sessions(), [])
-            connection.settimeout(20)
+            connection.settimeout(DEADLINE)
             with connection:
                 try:
                     while connection.recv(1 << 20):
@@ -221,8 +221,8 @@ class VolumeTests(PlanesCase):
         connection.sendall(b"\r\n")
         _, data = read_head(connection)
         got = bytearray(data)
-        while len(got) < 8 * MIB:
-            got += connection.recv(MIB)
+        while len(got) < 8 * MIB and (piece := connection.recv(MIB)):
+            got += piece
         self.daemon.end(SIGKILL)
         again = threading.Timer(1.0, self.daemon.start)
         again.start()

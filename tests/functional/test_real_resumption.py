@@ -14,7 +14,7 @@ from gateway.core import dev_pki
 from tests.functional.case import PYTEST_ONLY, GatewayCase
 from tests.functional.commands import curl, need, run
 from tests.functional.listening import Listening
-from tests.functional.peers import HOST, MIB, Daemon, Peer, Sections, free_port
+from tests.functional.peers import DEADLINE, HOST, MIB, Daemon, Peer, Sections, free_port
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -54,7 +54,7 @@ class ServerTests(GatewayCase):
         context = self.gateway.context()
         session, resumed = None, []
         for _ in range(3):
-            raw = socket.create_connection((HOST, self.gateway.port), 10)
+            raw = socket.create_connection((HOST, self.gateway.port), DEADLINE)
             with context.wrap_socket(raw, server_hostname="localhost", session=session) as connection:
                 connection.sendall(_REQUEST.encode("ascii"))
                 while connection.recv(65536):

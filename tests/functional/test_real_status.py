@@ -97,7 +97,7 @@ class StatusTests(StatusCase):
         wait_for(lambda: self.cells("sessions"), "a session")
         button = self.browser.driver.find_element(By.CSS_SELECTOR, "#sessions button")
         button.click()
-        wait_for(lambda: button.text == "End", "it is forgotten", 8.0)
+        wait_for(lambda: button.text == "End", "it is forgotten")
         self.assertEqual(len(self.gateway.sessions()), 1)
         left.leave()
 
@@ -189,7 +189,7 @@ class OrderTests(StatusCase):
         self.assertEqual((len(self.buttons("tickets")), self.focus()), (1, mark))
         [other] = self.buttons("tickets")
         other.click()
-        wait_for(lambda: other.text == "Revoke", "it is forgotten", 8.0)
+        wait_for(lambda: other.text == "Revoke", "it is forgotten")
         self.assertEqual(len(self.gateway.sessions()), 1)
         consoles[1].leave()
 

@@ -12,7 +12,7 @@ from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import need
 from tests.functional.desktop import Desktop
 from tests.functional.libvirt_case import LibvirtCase
-from tests.functional.processes import Peer, wait_for
+from tests.functional.processes import DEADLINE, Peer, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
@@ -53,7 +53,7 @@ class VirtinstTest(LibvirtCase):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=3 * DEADLINE,
             check=False,
             env=self.environment,
         )
@@ -134,7 +134,7 @@ class OpenTest(LibvirtCase):
             [sys.executable, "-c", _OPEN, uri],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=DEADLINE,
             check=False,
             env=self.environment,
         )

@@ -107,7 +107,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
             env={**os.environ, "VIA_GATEWAY": settings, "PYTHONWARNINGS": "default"},
             capture_output=True,
             text=True,
-            timeout=340,
+            timeout=700,
             check=False,
         )
         last = done.stdout.strip().rpartition("\n")[2]
@@ -121,7 +121,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
             print(done.stdout[-MIB // 4 :], done.stderr[-2000:])  # noqa: T201 (why it failed)
         return counts
 
-    @pytest.mark.timeout(360)
+    @pytest.mark.timeout(720)
     def test_images(self) -> None:
         """Every case that the real proxy passes out of process passes here: 184 of them."""
         counts = self.run_suite(
@@ -132,7 +132,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
         )
         self.assertEqual(counts, {"passed": 184, "xfailed": 12})
 
-    @pytest.mark.timeout(360)
+    @pytest.mark.timeout(720)
     def test_file(self) -> None:
         """The same cases pass when the gateway serves the files itself, but for two that fake a clock."""
         counts = self.run_suite(
@@ -143,7 +143,7 @@ class UpstreamSuiteTests(SynchronousTestCase):
         )
         self.assertEqual(counts, {"passed": 182, "xfailed": 12})
 
-    @pytest.mark.timeout(360)
+    @pytest.mark.timeout(720)
     def test_nbd(self) -> None:
         """The cases that have an NBD server pass when the gateway speaks to it without any daemon."""
         counts = self.run_suite(

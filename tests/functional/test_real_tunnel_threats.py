@@ -21,7 +21,7 @@ from gateway.core import dev_pki
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.console_servers import Line, Server, echo, quiet
 from tests.functional.peers import Sections
-from tests.functional.processes import HOST, best_of, free_port, short_directory, wait_for
+from tests.functional.processes import DEADLINE, HOST, best_of, free_port, short_directory, wait_for
 from tests.functional.tunnel_case import ESTABLISHED, HELLO, Client, TunnelCase, basic
 from tests.wire import spice_server
 
@@ -231,7 +231,7 @@ class ProxyTests(_Case):
                 self.assertEqual(status, 405, (line, url))
                 self.assertIn(b"\r\nallow: connect\r\n", answer.lower())
         context = ssl.create_default_context(cafile=str(self.gateway.ca))
-        connection = http.client.HTTPSConnection(HOST, self.secure, context=context, timeout=20)
+        connection = http.client.HTTPSConnection(HOST, self.secure, context=context, timeout=DEADLINE)
         connection.request("GET", f"http://{self.at(server)}/")
         self.assertEqual(connection.getresponse().status, 405)
         connection.close()
@@ -282,7 +282,7 @@ class CertificateTests(_Case):
             context.load_cert_chain(*made.write(self.home, "client"))
         with (
             contextlib.suppress(OSError),
-            socket.create_connection((HOST, self.secure), 10) as plain,
+            socket.create_connection((HOST, self.secure), DEADLINE) as plain,
             context.wrap_socket(plain, server_hostname=HOST) as line,
         ):
             line.sendall(f"CONNECT {target} HTTP/1.0\r\n\r\n".encode())
@@ -300,7 +300,7 @@ class CertificateTests(_Case):
         self.assertEqual(self.asked(self.issuer, "viewer", "169.254.169.254:5900"), 403)
         self.assertEqual(server.lines, [])
         self.assertEqual(self.asked(self.issuer, "viewer", self.at(server)), 200)
-        wait_for(lambda: self.trail(), "the end of the tunnel")
+        wait_for(self.trail, "the end of the tunnel")
         self.assertEqual(self.trail()[-1]["principal"], "CN=viewer")
 
 
@@ -334,7 +334,7 @@ class BytesTests(_Case):
                 target=client.connect, args=(self.at(server), basic(spice)), kwargs={"early": early}
             )
             thread.start()
-            thread.join(10)
+            thread.join(DEADLINE)
             self.assertEqual(client.head, ESTABLISHED)
             self.assertEqual(client.read(len(early)), early)
 
