@@ -339,10 +339,10 @@ class LineTests(_LabCase):
 
     async def test_idle(self) -> None:
         """A line ends on which nothing happens, and only that."""
-        self.consoles.idle_timeout = 0.3
+        self.consoles.idle_timeout = 1.5
         page, stream = await self.line()
         for _ in range(5):
-            await self.pause(0.1)
+            await self.pause(0.4)
             stream.says(b".")
         self.assertIsNone(page.closed)
         await self.until(lambda: page.closed and stream.closed)

@@ -125,9 +125,9 @@ class ServiceTests(ServiceCase):
 
     async def test_expires(self) -> None:
         """A renewal extends the console that runs; at the end of the ticket both sides are told, or cut."""
-        page, console = await self.open(timeout=1)
-        await self.registry.renew(ID, 3)
-        await deferLater(self.reactor, 1.5)
+        page, console = await self.open(timeout=3)
+        await self.registry.renew(ID, 6)
+        await deferLater(self.reactor, 3.5)
         console.transport.write(b"still")
         await self.until(lambda: page.said == b"still")
         await self.until(lambda: page.closed and console.lost)
@@ -223,9 +223,9 @@ class ServiceTests(ServiceCase):
 
     async def test_idle(self) -> None:
         """A console ends on which nothing happens, and only that."""
-        self.consoles.idle_timeout = 1.0
+        self.consoles.idle_timeout = 1.5
         page, console = await self.open()
-        for _ in range(6):
+        for _ in range(8):
             await deferLater(self.reactor, 0.2)
             page.send(KEY)
         self.assertIsNone(page.closed)

@@ -402,7 +402,7 @@ class SharedTests(ServiceCase):
     async def test_expired(self) -> None:
         """A ticket that expires ends its own viewer, and nobody else."""
         await self.ticket()
-        await self.ticket(OTHER, timeout=1)
+        await self.ticket(OTHER, timeout=3)
         stays, goes = await self.join(), await self.join(OTHER)
         await self.until(lambda: goes.closed)
         self.assertEqual((goes.closed or (0, ""))[0], 4401)
@@ -457,10 +457,10 @@ class SharedTests(ServiceCase):
 
     async def test_idle(self) -> None:
         """Who neither does nor sees anything ends, and only that one."""
-        self.consoles.idle_timeout = 0.4
+        self.consoles.idle_timeout = 1.5
         await self.ticket()
         idle, busy = await self.join(), await self.join()
-        for _ in range(20):
+        for _ in range(60):
             await deferLater(self.reactor, 0.05)
             busy.send(key(0x61))
             if idle.closed:

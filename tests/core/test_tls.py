@@ -671,7 +671,7 @@ class Sockets(ReactorTestCase):
 
     async def test_silent_peers(self) -> None:
         """50 silent peers delay nobody, and are cut in time."""
-        port = self.listen(timeout=2.5)
+        port = self.listen(timeout=6.0)
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
         for it in silent:
             self.addCleanup(it.close)
@@ -679,10 +679,10 @@ class Sockets(ReactorTestCase):
         code, output = await self.s_client(port)
         self.assertEqual(code, 0, output)
         self.assertEqual([it[0] for it in self.observed], ["ok"])
-        self.assertLess(self.observed[0][1], 2.0)
+        self.assertLess(self.observed[0][1], 5.0)
         await self.wait(lambda: len(self.observed) == 51)
         self.assertEqual({it[0] for it in self.observed[1:]}, {"timeout"})
         for _, seconds in self.observed[1:]:
-            self.assertGreaterEqual(seconds, 2.49)
+            self.assertGreaterEqual(seconds, 5.99)
         for it in silent:
             self.assertRaises(ConnectionResetError, it.recv, 1)

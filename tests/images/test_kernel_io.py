@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import time
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,7 @@ class ElsewhereTests(ReactorTestCase):
         """Pieces that are there at once are given one after the other, so that others have their turn."""
         reads: list[Deferred[Any]] = [Deferred.fromCoroutine(self.read(at * PIECE, PIECE)) for at in range(4)]
         if not self.threads and self.able():
+            self.assertTrue(select.select([self.elsewhere], [], [], 20)[0], "some of it is there")
             time.sleep(0.5)
             self.elsewhere.doRead()
             self.assertEqual(sum(read.called for read in reads), 1)

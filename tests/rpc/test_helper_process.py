@@ -147,7 +147,7 @@ class HelperTest(ReactorTestCase):
     async def test_hangs(self) -> None:
         """One that says nothing is given up in time."""
         file = self.directory / "pid"
-        ear = self.start(f"echo $$ > {file}; echo hm >&2; sleep 60", patience=0.3)
+        ear = self.start(f"echo $$ > {file}; echo hm >&2; sleep 60", patience=2)
         (reason,) = await ear.lost
         self.assertIs(reason.type, HelperEnded)
         self.assertIn("nothing was heard of hop: hm", str(reason.value))
@@ -155,8 +155,8 @@ class HelperTest(ReactorTestCase):
 
     async def test_patient(self) -> None:
         """One that has spoken may be silent as long as it likes."""
-        ear = self.start("echo $$; sleep 60", patience=0.3)
-        await deferLater(self.reactor, 0.6)
+        ear = self.start("echo $$; sleep 60", patience=2)
+        await deferLater(self.reactor, 2.5)
         self.assertFalse(ear.lost.called)
         await self.close(ear)
         await self.gone(int(ear.heard))
