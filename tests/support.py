@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 #: Set by ``conftest.py`` under pytest: waits for a Deferred on pytest-twisted's reactor.
 settle: Callable[[Deferred[Any]], Any] | None = None
@@ -34,3 +36,23 @@ class ReactorTestCase(TestCase):
             if clock.seconds() > end:
                 self.fail(f"not within {deadline} s: {what}")
             await deferLater(clock, 0.005)
+
+
+@implementer(IPushProducer)
+class Producer:
+    """Somebody who writes much, and does as told.
+
+    :ivar told: in what words, in order.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")

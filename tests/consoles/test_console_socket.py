@@ -23,7 +23,8 @@ from gateway.core.exchange import Exchange
 from gateway.core.web import GatewaySite
 from gateway.wire.websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameLimits, frame
 from gateway.wire.websocket_handshake import read_handshake
-from tests.core.test_channel import Producer, Wire, statuses
+from tests.core.test_channel import Wire, statuses
+from tests.support import Producer
 from tests.wire.test_websocket_frames import client
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

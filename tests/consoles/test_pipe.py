@@ -13,7 +13,8 @@ from gateway.consoles.pipe import Pipe
 from gateway.consoles.websocket import ConsoleSocket
 from gateway.wire.websocket_frames import BINARY, CLOSE
 from tests.consoles.test_console_socket import SocketCase, close
-from tests.core.test_channel import Producer, Wire, statuses
+from tests.core.test_channel import Wire, statuses
+from tests.support import Producer
 from tests.wire.test_websocket_frames import client
 
 TOKEN = b"the-token"

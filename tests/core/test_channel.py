@@ -9,7 +9,7 @@ from typing import Any, cast
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.interfaces import IConsumer, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -22,7 +22,7 @@ from gateway.core import channel
 from gateway.core.exchange import Exchange
 from gateway.core.pace import HttpLimits
 from gateway.core.web import GatewaySite
-from tests.support import ReactorTestCase
+from tests.support import Producer, ReactorTestCase
 
 
 @implementer(ITransport, IConsumer)
@@ -104,23 +104,6 @@ class Wire:
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", "192.0.2.2", 443)
-
-
-@implementer(IPushProducer)
-class Producer:
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.told.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.told.append("resume")
-
-    def stopProducing(self) -> None:
-        self.told.append("stop")
 
 
 def request(line: bytes = b"GET /x", fields: bytes = b"", body: bytes = b"") -> bytes:

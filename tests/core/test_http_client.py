@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway import errors
 from gateway.core.http_client import Call, HttpConnection, StaleConnection, UpstreamPool
 from gateway.wire.http_head import ResponseHead
-from tests.core.test_channel import Producer, Wire
+from tests.core.test_channel import Wire
+from tests.support import Producer
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 

@@ -12,7 +12,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from gateway import errors
 from gateway.core.web import Answer, Leaf, Refusal, Tree
-from tests.core.test_channel import ChannelCase, Producer, Wire, request, statuses
+from tests.core.test_channel import ChannelCase, Wire, request, statuses
+from tests.support import Producer
 
 with warnings.catch_warnings():
     # The module warns about itself.

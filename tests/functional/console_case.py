@@ -90,14 +90,18 @@ class ConsoleCase(GatewayCase):
         body: str = raised.exception.body
         return body
 
-    def assert_screen(self, console: Console, security: int = 1) -> None:
-        """The browser's side of RFB leads to a desktop, with this one security type."""
+    def enter(self, console: Console, security: int = 1) -> None:
+        """Go the browser's side of RFB, with this one security type, up to where the desktop is described."""
         self.assertEqual(console.read(12), VERSION)
         console.send(VERSION)
         self.assertEqual(console.read(2), bytes([1, security]))
         console.send(bytes([security]))
         self.assertEqual(console.read(4), bytes(4))
         console.send(b"\1")
+
+    def assert_screen(self, console: Console, security: int = 1) -> None:
+        """There is a desktop, with this one security type."""
+        self.enter(console, security)
         width, height, _, length = (console.read(size) for size in (2, 2, 16, 4))
         self.assertGreater(int.from_bytes(width) * int.from_bytes(height), 0)
         self.assertIn(b"QEMU", console.read(int.from_bytes(length)))

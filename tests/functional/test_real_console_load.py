@@ -184,6 +184,7 @@ class StalledTests(ConsoleCase):
             console = self.open(self.server(play).url(scheme), **more)
             if more:
                 self.enter(console)
+                console.read(24)
             time.sleep(0.5)
             self.stalled(what, console, start)
         ticket = self.grant(self.server(counts).url("tcp"))
@@ -191,15 +192,6 @@ class StalledTests(ConsoleCase):
         console = self.path(f"/console/{ticket}", "Sec-WebSocket-Protocol: base64")
         time.sleep(0.5)
         self.stalled("base64", console, start, text=True)
-
-    def enter(self, console: Console) -> None:
-        console.read(12)
-        console.send(VERSION)
-        console.read(2)
-        console.send(b"\1")
-        console.read(4)
-        console.send(b"\1")
-        console.read(24)
 
     def test_console(self) -> None:
         """A console takes nothing, and its browser floods."""

@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from tests.functional.case import PYTEST_ONLY
-from tests.functional.console_case import VERSION, ConsoleCase
+from tests.functional.console_case import ConsoleCase
 from tests.functional.console_client import Console
 from tests.functional.processes import HOST, short_directory, wait_for
 from tests.functional.x_server import USER, USER_PASSWORD, XServer
@@ -30,12 +30,7 @@ class PlainTests(ConsoleCase):
 
     def assert_desktop(self, console: Console) -> None:
         """The browser is asked for nothing, and is in."""
-        self.assertEqual(console.read(12), VERSION)
-        console.send(VERSION)
-        self.assertEqual(console.read(2), b"\1\1")
-        console.send(b"\1")
-        self.assertEqual(console.read(4), bytes(4))
-        console.send(b"\1")
+        self.enter(console)
         self.assertEqual(console.read(4), b"\x02\x80\x01\xe0")
 
     def assert_refused(self, text: str, url: str, **more: Any) -> None:

@@ -237,12 +237,7 @@ class VncServerTests(_Case):
             after_login(bytes(4) + INIT[4:20] + b"\xff\xff\xff\xff"),
         ):
             console = self.open(self.server(play).url("vnc"), ops=["view"])
-            console.read(12)
-            console.send(VERSION)
-            console.read(2)
-            console.send(b"\1")
-            console.read(4)
-            console.send(b"\1")
+            self.enter(console)
             self.assertEqual(console.end()[0], 4502)
             console.line.close()
         wait_for(lambda: not self.gateway.sessions(), "no session")

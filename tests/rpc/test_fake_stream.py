@@ -12,7 +12,8 @@ from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import Status, Type
 from tests.rpc.fake_stream import FakeStream
 from tests.rpc.test_stream import StreamCase as _StreamCase
-from tests.rpc.wire_case import DOM, Producer
+from tests.rpc.wire_case import DOM
+from tests.support import Producer
 
 
 class _Contract:

@@ -20,7 +20,8 @@ from gateway.core.batch import BATCH
 from gateway.core.pump import able
 from gateway.core.tls import basic_context, present, tls_factory
 from gateway.rpc.outbox import Outbox
-from tests.rpc.wire_case import Producer, Wire
+from tests.rpc.wire_case import Wire
+from tests.support import Producer
 
 
 class Turns(Clock):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -14,17 +14,20 @@ from gateway.rpc.stream import EARLY, Stream
 from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_message import CHUNK, Message, Status, Type
 from gateway.wire.libvirt_schema import procedure, record
-from tests.rpc.wire_case import DOM, Producer, WireCase
+from tests.rpc.wire_case import DOM, WireCase
+from tests.support import Producer
 
 VOLUME = {"pool": "p", "name": "v", "key": "/p/v"}
-DATA = {"vol": VOLUME, "offset": 0, "length": 0, "flags": 0}
+DATA: dict[str, object] = {"vol": VOLUME, "offset": 0, "length": 0, "flags": 0}
+CONSOLE: dict[str, object] = {"dom": DOM, "dev_name": None, "flags": 0}
+SCREEN: dict[str, object] = {"dom": DOM, "screen": 0, "flags": 0}
 
 
 class StreamCase(WireCase):
     """A stream that was opened."""
 
     name = "STORAGE_VOL_DOWNLOAD"
-    arguments: ClassVar[dict[str, object]] = DATA
+    arguments: dict[str, object] = DATA
 
     def setUp(self) -> None:
         super().setUp()
@@ -379,7 +382,7 @@ class ConsoleTest(StreamCase):
     """Both directions at once."""
 
     name = "DOMAIN_OPEN_CONSOLE"
-    arguments: ClassVar[dict[str, object]] = {"dom": DOM, "dev_name": None, "flags": 0}
+    arguments = CONSOLE
 
     def test_both(self) -> None:
         """What is written does not wait for what is read."""
@@ -415,7 +418,7 @@ class ScreenshotTest(StreamCase):
     """A stream whose call has results."""
 
     name = "DOMAIN_SCREENSHOT"
-    arguments: ClassVar[dict[str, object]] = {"dom": DOM, "screen": 0, "flags": 0}
+    arguments = SCREEN
 
     def test_results(self) -> None:
         """They come before the stream."""

@@ -8,12 +8,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from gateway.rpc.connection import LibvirtConnection
 from gateway.wire.libvirt_error import LibvirtError
@@ -47,26 +45,6 @@ class Wire(StringTransport):
     def abortConnection(self) -> None:
         self.aborted = True
         super().abortConnection()
-
-
-@implementer(IPushProducer)
-class Producer:
-    """Somebody who writes much, and does as told.
-
-    :ivar told: in what words, in order.
-    """
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def pauseProducing(self) -> None:
-        self.told.append("pause")
-
-    def resumeProducing(self) -> None:
-        self.told.append("resume")
-
-    def stopProducing(self) -> None:
-        self.told.append("stop")
 
 
 class WireCase(SynchronousTestCase):
