@@ -1,4 +1,4 @@
-"""Tests for gateway.core.logs."""
+"""Tests for gateway.core.logs and gateway.core.log_lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway.core.audit import Audit
 from gateway.core.batch import BATCH
 from gateway.core.config_model import Config, Log
-from gateway.core.logs import LoggedService, Logs, Sink, audit_line, capture, observer, plain
+from gateway.core.log_lines import audit_line, plain
+from gateway.core.logs import LoggedService, Logs, Sink, capture, observer
 from gateway.core.masking import clean
 
 ID = "8f14e45f-ceea-467f-a8c2-0123456789ab"
