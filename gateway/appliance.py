@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from twisted.logger import Logger
 from gateway import __version__, consoles, errors, tunnel
 from gateway.control import Orders, control_tree, refuse_pages
 from gateway.core import config as configuration
-from gateway.core import logs, systemd
+from gateway.core import configured, logs, systemd
 from gateway.core.audit import Audit
 from gateway.core.base import Base
 from gateway.core.clock import StepWatch, wall
@@ -30,13 +29,10 @@ from gateway.core.drain import Drain
 from gateway.core.foresight import Foresight
 from gateway.core.guard import Guard
 from gateway.core.health import Health
-from gateway.core.listeners import Listener, is_local
+from gateway.core.listeners import Listener
 from gateway.core.metrics import Metrics, metrics_tree
 from gateway.core.observation import Observation
-from gateway.core.pace import HttpLimits
-from gateway.core.policy import Policy, parse_rule
 from gateway.core.sessions import SessionTable
-from gateway.core.signers import Signers, load_signers
 from gateway.core.tickets import SESSIONS, AtExpiry, Kind, MemoryRegistry
 from gateway.core.tls import tls_factory
 from gateway.core.tls_server import ReloadableTLS, ServerContext
@@ -112,7 +108,7 @@ class Appliance(logs.LoggedService):
         self.registry.watch(self._seen.ticket)
         self.sessions = SessionTable(reactor, wall, self.registry, self._seen.trail)
         self.tokens = TokenVerifier(
-            self._signers(config),
+            configured.signers(config),
             wall=wall,
             started=wall(),
             skew=config.tokens.skew,
@@ -123,20 +119,18 @@ class Appliance(logs.LoggedService):
         )
         self.dialer = Dialer(
             reactor,
-            _policy(config),
+            configured.policy(config),
             connect_timeout=config.images.connect_timeout if config.images else 10.0,
             dns_timeout=config.limits.dns_timeout,
             lookups=config.limits.dns_lookups,
         )
         self.drain = Drain(reactor, self.sessions, config.gateway.drain_timeout, self._begin_drain)
         self._tls = (
-            ReloadableTLS(lambda: self._context(self.config))
-            if any(encrypted for *_, encrypted in config.ports())
-            else None
+            ReloadableTLS(self._context) if any(encrypted for *_, encrypted in config.ports()) else None
         )
         # Where clients may show certificates there is a context for that alone.
         self._client_tls = {
-            section: ReloadableTLS(partial(self._own_context, section))
+            section: ReloadableTLS(partial(self._context, section))
             for section in ("tunnel", "rpc", "libvirt")
             if self._tls is not None and getattr(config, section) is not None
         }
@@ -165,30 +159,8 @@ class Appliance(logs.LoggedService):
         self._seen.hypervisors(rpc.sites.describe)
         return rpc
 
-    @staticmethod
-    def _signers(config: Config) -> Signers:
-        tokens = config.tokens
-        return load_signers(tokens.engine_certificate, tokens.engine_ca, tokens.eku, tokens.jwt_keys)
-
-    @staticmethod
-    def _context(config: Config, section: str = "") -> ServerContext:
-        tls = config.tls
-        service = getattr(config, section, None)
-        if tls.certificate is None or tls.key is None:
-            raise errors.ConfigError(["[tls] certificate and key: have to be set"])
-        return ServerContext(
-            tls.certificate,
-            tls.key,
-            tls.chain,
-            tls.minimum,
-            ciphers=tls.ciphers,
-            maximum=getattr(service, "tls_maximum", None),
-            client_ca=getattr(service, "client_ca", None),
-            now=wall(),
-        )
-
-    def _own_context(self, section: str) -> ServerContext:
-        return self._context(self.config, section)
+    def _context(self, section: str = "") -> ServerContext:
+        return configured.server_context(self.config, section)
 
     def _listen(self) -> None:
         """One site for each endpoint; services that share an endpoint share the site."""
@@ -221,7 +193,6 @@ class Appliance(logs.LoggedService):
         return self._site(name)
 
     def _site(self, section: str) -> GatewaySite:
-        limits = self.config.limits
         trusted: dict[str, Any] = {"refused": partial(self._seen.refusal, section)}
         if section == "control":
             trusted["admit"] = refuse_pages
@@ -230,19 +201,7 @@ class Appliance(logs.LoggedService):
             self._reactor,
             name=section,
             root=Tree(),
-            limits=HttpLimits(
-                max_request_line=limits.request_line,
-                max_head=limits.header_bytes,
-                max_fields=limits.headers,
-                max_body_control=limits.max_body_control,
-                header_timeout=limits.header_timeout,
-                keepalive_timeout=limits.keepalive_timeout,
-                body_idle_timeout=limits.body_idle_timeout,
-                body_rate=limits.body_rate,
-                write_idle_timeout=limits.write_idle_timeout,
-                discard_bytes=limits.discard_bytes,
-                discard_time=limits.discard_time,
-            ),
+            limits=configured.http_limits(self.config),
             observe=partial(self._seen.request, section),
             **hooks,
         )
@@ -294,7 +253,7 @@ class Appliance(logs.LoggedService):
         self._audit("start")
         super().startService()
         self._own = [(port.host, port.port) for port in self._addresses()]
-        self.dialer.policy = _policy(self.config, self._own)
+        self.dialer.policy = configured.policy(self.config, self._own)
         self._watch.start(1.0, now=True)
         self._reactor.callWhenRunning(self._running)
 
@@ -368,12 +327,12 @@ class Appliance(logs.LoggedService):
         systemd.reloading()
         try:
             new = configuration.load(self.config.file, opened=True)
-            signers = self._signers(new)
+            signers = configured.signers(new)
             consoles.origins(new)
             if self._tls is not None:
-                self._tls.reload(lambda: self._context(new))
+                self._tls.reload(lambda: configured.server_context(new))
                 for section, tls in self._client_tls.items():
-                    tls.reload(partial(self._context, new, section))
+                    tls.reload(partial(configured.server_context, new, section))
             self.tokens.reload(signers)
         except errors.ConfigError as error:
             self.metrics.reloaded(False)
@@ -399,20 +358,16 @@ class Appliance(logs.LoggedService):
         if before != after:
             warnings.append("what listens has changed, which takes a restart")
         self.config = self.health.config = new
-        self.dialer.policy = _policy(new, self._own)
+        self.dialer.policy = configured.policy(new, self._own)
         self.images.adopt(new)
         if self.rpc is not None:
             self.rpc.adopt(new)
         consoles.adopt(self.consoles, new)
         tunnel.adopt(self.tunnel, new)
-        for section, listener, _ in self.health.listeners:
+        limits = configured.http_limits(new)
+        for _, listener, _ in self.health.listeners:
             door = self._doors[listener.endpoint]
             if isinstance(door, GatewaySite):
-                door.limits = self._site(section).limits
+                door.limits = limits
         self._guard.reload(new.limits)
         return warnings
-
-
-def _policy(config: Config, own: Iterable[tuple[str, int]] = ()) -> Policy:
-    policy = config.policy
-    return Policy(map(parse_rule, policy.allow), map(parse_rule, policy.deny), own, is_local)
