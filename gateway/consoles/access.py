@@ -46,6 +46,7 @@ class Admission:
     :ivar op: ``control``, or ``view``.
     :ivar targets: where the console is, see :func:`gateway.consoles.targets.choose`.
     :ivar secret: what to show to the target on the client's behalf.
+    :ivar user: in whose name.
     :ivar joins: it showed a ticket under which a SPICE console is up: it may become a channel of that.
     :ivar shared: it gets what others see who look at the same console.
     :ivar record: what it sees is kept.
@@ -59,6 +60,7 @@ class Admission:
     principal: str
     targets: tuple[Target, ...]
     secret: str | None = field(repr=False)
+    user: str = field(repr=False)
     joins: bool = False
     shared: bool = False
     record: bool = False
@@ -200,6 +202,7 @@ class Access:
             ticket.grant.principal,
             targets,
             secret,
+            ticket.grant.principal if ticket.grant.user is None else ticket.grant.user,
             joins,
             ticket.grant.shared,
             ticket.grant.record,

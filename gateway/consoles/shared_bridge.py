@@ -39,10 +39,10 @@ class SharedBridge(VncBridge):
         # What is not shared is nobody else's, whoever has the same key.
         key: Hashable = (self.target, self.admission.secret, None if self.admission.shared else self)
         viewer = await self._enter(key)
-        if viewer.hub.user not in (None, self.admission.principal):
+        if viewer.hub.user not in (None, self.admission.user):
             # The console knows the other one by name, and this one may be somebody else to it.
             viewer.leave()
-            viewer = await self._enter((key, self.admission.principal))
+            viewer = await self._enter((key, self.admission.user))
         address = viewer.hub.line.transport.getPeer()
         self.consoles.reach.judge(self.target, getattr(address, "host", ""))
         if self.recorder is not None:
@@ -64,8 +64,8 @@ class SharedBridge(VncBridge):
         reach = consoles.reach
 
         async def log_in(line: Line) -> Desktop:
-            secret, user = admission.secret, admission.principal
-            await reach.connect(target, LineFactory(line), principal=user)
+            await reach.connect(target, LineFactory(line), principal=admission.principal)
+            secret, user = admission.secret, admission.user
             login = VncLogin(reach, target, line, secret=secret, user=user, asks=False)
             await login.log_in()
             return await login.desktop()

@@ -34,7 +34,7 @@ class VncBridge(Bridge):
         if self._terminates:
             admission, reach = self.admission, self.consoles.reach
             self._login = VncLogin(
-                reach, self.target, self.line, secret=admission.secret, user=admission.principal
+                reach, self.target, self.line, secret=admission.secret, user=admission.user
             )
             await self._login.log_in()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from gateway.consoles.line import Line, LineFactory
 from gateway.consoles.targets import Reach, Target
@@ -31,7 +31,7 @@ class Desktop:
 
     init: ServerInit
     rest: bytes
-    user: str | None
+    user: str | None = field(repr=False)
 
 
 class VncLogin:

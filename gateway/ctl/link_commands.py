@@ -212,6 +212,7 @@ class Console(Command):
         ),
         param("principal", "P", None, "who it is given to; consoles that ask for a name are told this one"),
         param("secret-file", "S", None, "holds the console's password, - is standard input", files=True),
+        param("user", "u", None, "whose password that is, where a console asks [default: the principal's]"),
     ]
     optFlags: ClassVar[list[Row]] = [
         ["view", "v", "to look only: nothing can be typed"],
@@ -249,6 +250,8 @@ class Console(Command):
             ticket["principal"] = self["principal"]
         if self["secret-file"]:
             ticket["secret"] = shell.read(self["secret-file"]).rstrip("\r\n")
+        if self["user"]:
+            ticket["user"] = self["user"]
         base = (await shell.control().get("/status")).get("console_url")
         if not base:
             raise Failed(

@@ -159,7 +159,7 @@ async def foresee(shell: Shell, ticket: Mapping[str, Any]) -> None:
     :raises Refused, Unreachable:
     """
     try:
-        asked = {name: value for name, value in ticket.items() if name != "secret"}
+        asked = {name: value for name, value in ticket.items() if name not in ("secret", "user")}
         found = (await shell.control().ask("POST", "/policy", asked)).get("targets") or []
     except Refused as error:
         if error.status != 404:

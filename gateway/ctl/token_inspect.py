@@ -210,7 +210,8 @@ def _signer(report: Report, pem: str) -> None:
 def _members(report: Report, name: str, members: Iterable[tuple[str, object]]) -> None:
     for key, value in members:
         shown: Any = json.dumps(value) if isinstance(value, dict) else value
-        report.add(f"{name}.{key}", "***" if key == "secret" else shown, _CLAIMS.get(name, ""))
+        hidden = key == "secret" or (name, key) == ("ticket", "user")
+        report.add(f"{name}.{key}", "***" if hidden else shown, _CLAIMS.get(name, ""))
 
 
 def _judge(envelope: ovirt_ticket.Envelope, name: str, pem: bytes) -> str:

@@ -27,6 +27,8 @@ LONGEST = 2**31 - 1
 LARGEST = 2**64
 
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+#: The name of a user: text that can be sent, and no control characters.
+_USER = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 
 class Kind(StrEnum):
@@ -82,6 +84,7 @@ class Grant:
     :ivar uses: sessions it may open in all, None for any number.
     :ivar peer: network the client must come from.
     :ivar secret: what the gateway shows to the target on the user's behalf; never given out.
+    :ivar user: in whose name the secret is shown, None for the principal's; never given out.
     :ivar shared: all who look at the same VNC console do so through one connection.
     :ivar record: what the console shows is kept.
     """
@@ -102,6 +105,7 @@ class Grant:
     peer: IPv4Network | IPv6Network | None = None
     principal: str = ""
     secret: str | None = field(repr=False, default=None)
+    user: str | None = field(repr=False, default=None)
     targets: tuple[str, ...] = ()
     rights: Rights | None = None
     shared: bool = False
@@ -152,6 +156,7 @@ def grant_from(members: Mapping[str, object]) -> Grant:
         peer=read.network("peer"),
         principal=read.text("principal", ""),
         secret=read.text("secret", "") if "secret" in members else None,
+        user=read.user(urls),
         targets=read.texts("targets", ()),
         rights=read.rights("rights"),
         shared=read.console_flag("shared", urls, _SHARED_SCHEMES),
@@ -259,6 +264,17 @@ class _Reader:
         if value and not fits:
             raise _invalid(name, f"only consoles of these can be: {', '.join(sorted(schemes))}")
         return value
+
+    def user(self, urls: tuple[str, ...]) -> str | None:
+        """Whom the target is told; refused where nobody would be told."""
+        if "user" not in self.members:
+            return None
+        if _USER.fullmatch(user := self.text("user")) is None:
+            raise _invalid("user", "1 to 255 characters and no control characters are expected")
+        fits = self.kind() is Kind.CONSOLE and all(_sort_of(url) == "vnc+tls" for url in urls)
+        if not fits or "secret" not in self.members:
+            raise _invalid("user", "only a console of vnc+tls is told one, with a secret")
+        return user
 
     def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         value = self._get(name, default)

@@ -7,6 +7,7 @@ from pathlib import Path
 from struct import unpack_from
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -256,6 +257,22 @@ class SharedTests(ServiceCase):
         self.assertEqual(len(self.reached), 1)
         await self.join(OTHER)
         self.assertEqual(len(self.reached), 2)
+
+    async def test_other_user(self) -> None:
+        """Who has tickets for two users of a console comes as each of them, and as no one else."""
+        await self.ticket(principal="alice")
+        await self.join()
+        [hub] = self.consoles.hubs._hubs.values()
+        hub.user = "alice"
+        await self.ticket(OTHER, principal="bob")
+        for number, user in enumerate(("x", "y", "alice"), 2):
+            ticket = await self.registry.get(OTHER)
+            assert ticket is not None
+            ticket.grant = evolve(ticket.grant, user=user)
+            await self.join(OTHER)
+            [*_, last] = self.consoles.hubs._hubs.values()
+            last.user = hub.user if user == "alice" else user
+            self.assertEqual(len(self.reached), min(number, 3))
 
     async def test_policy(self) -> None:
         """Who comes late is judged by the rules of now, though nothing is dialed."""

@@ -108,6 +108,9 @@ class Links(ControlTestCase):
         self.assertEqual((ticket["ops"], ticket["uses"], ticket["secret"]), (["view"], 1, "s3cret"))
         self.assertEqual((ticket["shared"], ticket["record"], ticket["principal"]), (True, True, "bob"))
         self.assertNotIn("s3cret", ran.out)
+        await self.run_it("link", "console", "vnc+tls://h:1", "-S", str(secret), "-u", "root", "-P", "bob")
+        ticket = self.tickets.pop()
+        self.assertEqual((ticket["user"], ticket["principal"], ticket["secret"]), ("root", "bob", "s3cret"))
         await self.run_it("link", "console", "vnc://h:1", "--takeover")
         self.assertEqual(self.tickets[2]["ops"], ["view", "control", "takeover"])
         for wrong in ((), ("no-url",), ("vnc://a:1", "vnc://b:2"), ("vnc://a:1", "--view", "--takeover")):
@@ -127,13 +130,13 @@ class Links(ControlTestCase):
         secret.write_text("s3cret\n")
         rules = ["vnc://192.0.2.1:1", "vnc://192.0.2.2:1"]
         self.policy({"target": "vnc://h:1", "allowed": False, "rules": rules})
-        ran = await self.run_it("link", "console", "vnc://h:1", "--secret-file", str(secret))
+        ran = await self.run_it("link", "console", "vnc://h:1", "--secret-file", str(secret), "--user", "x")
         self.assertEqual((ran.code, ran.out, self.tickets), (1, "", []))
         for part in ("reach vnc://h:1", "add vnc://192.0.2.1:1, vnc://192.0.2.2:1 to allow in [policy]"):
             self.assertIn(part, ran.err)
         asked = self.fake.asked[-1]
         self.assertEqual((asked.path, asked.body["url"]), ("/policy", "vnc://h:1"))
-        self.assertNotIn("secret", asked.body)
+        self.assertFalse({"secret", "user"} & set(asked.body))
         wrong = "Invalid ticket: Unsupported url scheme: x\n"
         self.fake.reply("POST /policy", Reply(text=wrong, status=400))
         ran = await self.run_it("link", "console", "x://h:1")

@@ -158,8 +158,9 @@ class Jwts(_Tokens):
             self.assertTrue(seen.document["signature"].startswith("bad"))
 
     async def test_grant(self) -> None:
-        """A JWT grants what a file says; its secret is not shown again."""
-        grant = {"kind": "console", "url": "vnc://h:5900", "ops": ["view"], "uses": 1, "secret": "s3cret"}
+        """A JWT grants what a file says; its secret is not shown again, nor whose it is."""
+        grant = {"kind": "console", "url": "vnc+tls://h:5900", "ops": ["view"], "uses": 1, "secret": "s3cret"}
+        grant["user"] = "r00t"
         token = (
             await self.run_it(
                 *("token", "issue", "--jwt", "-k", self.engine_key, "-A", "gw", "-S", "bob", "-G", "-"),
@@ -170,6 +171,7 @@ class Jwts(_Tokens):
         fields = ran.document["fields"]
         self.assertEqual((ran.code, fields["ticket.kind"], fields["ticket.timeout"]), (0, "console", 300))
         self.assertNotIn("s3cret", ran.out)
+        self.assertNotIn("r00t", ran.out)
 
     async def test_forged(self) -> None:
         """An unsigned token is never good, whatever it says of itself."""

@@ -49,6 +49,38 @@ class PlainTests(ConsoleCase):
         for secret in (USER_PASSWORD, "wrong"):
             self.assertNotIn(secret, self.gateway.log())
 
+    def test_another_user(self) -> None:
+        """The console may know somebody by another name than we do; nobody else is told that name."""
+        server = self.server()
+        who = {"principal": "carol", "user": USER, "secret": USER_PASSWORD}
+        before = len(self.gateway.log())
+        for more in ({}, {"ops": ["view"]}):
+            console = self.open(self.url(server), **who, **more)
+            self.assert_desktop(console)
+            [session] = self.gateway.sessions()
+            self.assertEqual(session["principal"], "carol")
+            console.leave()
+            wait_for(lambda: not self.gateway.sessions(), "it was left")
+        ticket = self.grant(self.url(server), **who)
+        shown = self.gateway.get(ticket).body + self.gateway.control("GET", "/tickets/").body
+        self.assertNotIn(USER.encode(), shown)
+        who = {"principal": "carol", "user": "bob", "secret": USER_PASSWORD}
+        self.assert_refused("refuses the password", self.url(server), **who)
+        self.assertEqual(server.asked(), [USER] * 2)
+        for name in (USER, "bob"):
+            self.assertNotIn(name, self.gateway.log()[before:])
+
+    def test_shared_by_user(self) -> None:
+        """A shared console is one for all who come as the same user, and another for anybody else."""
+        server = self.server()
+        url, who = self.url(server), {"secret": USER_PASSWORD, "shared": True}
+        self.assert_desktop(self.open(url, principal="carol", user=USER, **who))
+        self.assert_desktop(self.open(url, principal=USER, **who))
+        self.assertEqual(server.asked(), [USER])
+        self.assert_refused("refuses the password", url, principal="carol", user="bob", **who)
+        self.assertEqual(server.asked(), [USER])
+        wait_for(lambda: len(self.gateway.sessions()) == 2, "the two sessions")
+
     def test_refused(self) -> None:
         """Another password or user is refused as such; without either nobody is asked."""
         server = self.server()

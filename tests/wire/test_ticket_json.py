@@ -114,6 +114,29 @@ class TicketTests(SynchronousTestCase):
         self.assertEqual((grant.principal, grant.secret, grant.targets), ("alice", "sekret12", ("lab",)))
         self.assertEqual(grant.rights, Rights(("domain:start",), ("web*",)))
 
+    def test_user(self) -> None:
+        """A console may be told another user than the principal, where it is told one at all."""
+        good = {"url": "vnc+tls://127.0.0.1:1", "secret": "sekret12"}
+        self.assertIsNone(parse_ticket(ticket(CONSOLE, **good)).user)
+        for name in ("bob", "b", "B\u00f6b, Dr. @ x", "b" * 255):
+            self.assertEqual(parse_ticket(ticket(CONSOLE, **good, user=name)).user, name)
+        grant = grant_from({**CONSOLE, **good, "user": "hidden-one"})
+        self.assertNotIn("hidden-one", repr(grant))
+        for name in ("", "a\0b", "a\nb", "a\x7f", "\x85", "b" * 256):
+            self.refuse(ticket(CONSOLE, **good, user=name), "Invalid value for 'user': 1 to 255")
+        lone = {**CONSOLE, **good, "user": "\ud800"}
+        self.assertRaises(errors.BadRequest, grant_from, lone)
+        plain, spice = "vnc://127.0.0.1:1", "spice+tls://127.0.0.1:1"
+        for body in (
+            ticket(CONSOLE, url=good["url"], user="bob"),
+            ticket(CONSOLE, url=plain, secret="x", user="bob"),
+            ticket(CONSOLE, url=spice, secret="x", user="bob"),
+            ticket(CONSOLE, **good, urls=[good["url"], plain], user="bob"),
+            ticket(CONSOLE, url=f"libvirt://lab/{UUID}/graphics/0", secret="x", user="bob"),
+            ticket(secret="x", user="bob"),
+        ):
+            self.refuse(body, "Invalid value for 'user': only a console of vnc+tls")
+
     def test_shared_and_record(self) -> None:
         """Consoles can be shared and recorded where somebody can do it; else it is refused, not ignored."""
         grant = parse_ticket(ticket(CONSOLE))
@@ -191,6 +214,7 @@ class TicketTests(SynchronousTestCase):
             "peer": (1, "", "host.invalid", "192.0.2.1/24", "192.0.2.0/33", "0x7f.1", "fe80::1%eth0"),
             "principal": (1, None),
             "secret": (1, None),
+            "user": (1, None, ["x"]),
             "targets": ("lab", [None]),
             "rights": ([], None, "*", {"allow": "*"}, {"domains": [1]}, {"deny": ["*"]}),
         }
@@ -249,7 +273,9 @@ class TicketTests(SynchronousTestCase):
 
     @settings(max_examples=300, deadline=None)
     @given(
-        st.sampled_from([*IMAGE, "kind", "urls", "uses", "peer", "rights", "targets", "secret", "shared"]),
+        st.sampled_from(
+            [*IMAGE, "kind", "urls", "uses", "peer", "rights", "targets", "secret", "user", "shared"]
+        ),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
             lambda inner: (
