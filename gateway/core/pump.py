@@ -116,7 +116,6 @@ class Pump:
 
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
         self._last = Pump.turns
-        self._more = True
         self._chunk = CHUNK
         self._tap = tap
         self._vessel = vessel
@@ -140,7 +139,6 @@ class Pump:
         # Asked anew: the protocol may have had some since.
         left, total = self._tap.left() - 1, 0
         ended: BaseException | None = None
-        self._more = True
         for _ in range(self._tap.chunks or self._share()):
             if total >= left or not self._tap.flowing():
                 break
@@ -157,7 +155,7 @@ class Pump:
             if size:
                 self._vessel.filled(size)
                 total += size
-            if not self._more or not self._open:
+            if not self._open:
                 break
         if total:
             self._moved(total)
@@ -183,11 +181,10 @@ class Pump:
         if self._tls is not None:
             return self._tls.receive_into(room, left, self._chunk)
         try:
-            size: int = self._lowest.socket.recv_into(room, most := min(self._chunk, left))
+            size: int = self._lowest.socket.recv_into(room, min(self._chunk, left))
         except BlockingIOError:
             return None
         if not size:
             raise EOFError
-        # To be told that there is nothing more costs as much as a few bytes.
-        self._more = size == most
+        # A short read is no reason to stop: there is more by the time that this has been sent.
         return size
