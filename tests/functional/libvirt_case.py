@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.core import dev_pki
-from tests.functional.case import GatewayCase
 from tests.functional.commands import need
-from tests.functional.libvirt_daemon import PACKAGES, Libvirtd
+from tests.functional.daemon_case import DaemonCase
+from tests.functional.libvirt_daemon import PACKAGES
 from tests.functional.peers import Gateway, Sections
-from tests.functional.processes import HOST, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, free_port
 
 #: The one domain of the test driver.
 TEST = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -33,7 +33,7 @@ TEST = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 PATHS = {"test": "default", "qemu": "session"}
 
 
-class LibvirtCase(GatewayCase):
+class LibvirtCase(DaemonCase):
     """One libvirtd, and one gateway with it as two targets: ``test``, its test driver, and ``qemu``.
 
     :cvar guests: that run at the beginning, of 16 MiB each; ``uuids`` has theirs by their names.
@@ -48,18 +48,13 @@ class LibvirtCase(GatewayCase):
     uuids: ClassVar[dict[str, str]]
     port: ClassVar[int]
     trust: ClassVar[Path]
-    daemon: ClassVar[Libvirtd]
     _read: ClassVar[int]
     _records: ClassVar[list[dict[str, Any]]]
 
     @classmethod
     def setUpClass(cls) -> None:
         cls._read, cls._records = 0, []
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        cls.daemon = Libvirtd(cls.home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.start_daemon()
         cls._keep()
         cls.uuids = {name: cls.daemon.tiny(name) for name in cls.guests}
         cls.port = free_port()
@@ -120,22 +115,6 @@ class LibvirtCase(GatewayCase):
             (path / "clientkey.pem").write_bytes(made.key_pem)
         return path
 
-    def grant(
-        self,
-        allow: Sequence[str] = ("*",),
-        domains: Sequence[str] = ("*",),
-        *,
-        targets: Sequence[str] = ("*",),
-        principal: str = "alice",
-        **more: Any,
-    ) -> str:
-        """Install a ticket for calls; return its id."""
-        name = str(uuid4())
-        ticket = {"uuid": name, "kind": "rpc", "timeout": 300, "ops": ["call"], "targets": list(targets)}
-        rights = {"allow": list(allow), "domains": list(domains)}
-        self.gateway.put({**ticket, "principal": principal, "rights": rights, **more})
-        return name
-
     def login(self, token: str, user: str = "alice", host: str = "localhost") -> Path:
         """A file of credentials, for ``authfile``."""
         path = self.home / f"{uuid4()}.conf"
@@ -178,17 +157,29 @@ class LibvirtCase(GatewayCase):
         """Of clients: nothing of this user's own is read or written."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
 
-    def run_virsh(self, uri: str, *arguments: str | Path, timeout: float = 30.0) -> tuple[int, str, str]:
-        """Run virsh to its end; return its exit code, and what it says and complains of."""
-        done = subprocess.run(
-            self.command(uri, *arguments),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+    def run_client(
+        self, command: Sequence[str], said: str = "", *, timeout: float = DEADLINE, together: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a client to its end.
+
+        :param said: what it reads.
+        :param timeout: seconds.
+        :param together: what it complains of is among what it says.
+        """
+        return subprocess.run(
+            command,
+            input=said,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if together else subprocess.PIPE,
             text=True,
             timeout=timeout,
             check=False,
             env=self.environment,
         )
+
+    def run_virsh(self, uri: str, *arguments: str | Path, timeout: float = DEADLINE) -> tuple[int, str, str]:
+        """Run virsh to its end; return its exit code, and what it says and complains of."""
+        done = self.run_client(self.command(uri, *arguments), timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
     def virsh(self, *arguments: str | Path, target: str = "qemu", token: str = "", uri: str = "") -> str:

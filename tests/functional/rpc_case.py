@@ -7,10 +7,8 @@ asks these two by HTTP or virsh may block.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar
-from uuid import uuid4
 
 from twisted.internet import tcp
 from twisted.internet.task import deferLater
@@ -18,20 +16,18 @@ from twisted.internet.task import deferLater
 from gateway import errors
 from gateway.rpc.client import Gateway as Client
 from gateway.rpc.client import Host, connect
-from tests.functional.case import GatewayCase
-from tests.functional.libvirt_daemon import Libvirtd
+from tests.functional.daemon_case import DaemonCase
 from tests.functional.peers import Gateway, Sections
-from tests.functional.processes import HOST, free_port, short_directory
+from tests.functional.processes import HOST, free_port
 from tests.support import ReactorTestCase
 
 Error = TypeVar("Error", bound=errors.GatewayError)
 
 
-class RpcCase(ReactorTestCase, GatewayCase):
+class RpcCase(ReactorTestCase, DaemonCase):
     """One libvirtd, and one gateway with it as two targets: ``test``, its test driver, and ``qemu``.
 
     :cvar rpc: the port of the endpoint; ``consoles`` that of the websockets.
-    :cvar daemon: the hypervisor; its guests and their state are those of all tests of the class.
     :cvar more: keys of ``[rpc]`` beside the usual.
     :ivar reactor: this process's own.
     """
@@ -39,16 +35,11 @@ class RpcCase(ReactorTestCase, GatewayCase):
     timeout = 150.0
     rpc: ClassVar[int]
     consoles: ClassVar[int]
-    daemon: ClassVar[Libvirtd]
     more: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        cls.daemon = Libvirtd(cls.home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.start_daemon()
         cls.rpc, cls.consoles = free_port(), free_port()
         cls.gateway = Gateway(cls.home, cls.configuration())
         cls.addClassCleanup(cls.gateway.stop)
@@ -79,22 +70,6 @@ class RpcCase(ReactorTestCase, GatewayCase):
         await self.until(lambda: not any(isinstance(it, tcp.Client) for it in self.reactor.getReaders()))
 
     # What is installed, and who comes with it.
-
-    def grant(
-        self,
-        allow: tuple[str, ...] = ("*",),
-        domains: tuple[str, ...] = ("*",),
-        *,
-        targets: tuple[str, ...] = ("*",),
-        principal: str = "alice",
-        **more: Any,
-    ) -> str:
-        """Install a ticket for calls; return its id."""
-        name = str(uuid4())
-        ticket = {"uuid": name, "kind": "rpc", "timeout": 300, "ops": ["call"], "targets": list(targets)}
-        rights = {"allow": list(allow), "domains": list(domains)}
-        self.gateway.put({**ticket, "principal": principal, "rights": rights, **more})
-        return name
 
     def unchecked(self) -> str:
         """A ticket for everything that may even name what belongs to the host."""

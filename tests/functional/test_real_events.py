@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from typing import Any, ClassVar
 
@@ -17,8 +16,9 @@ from gateway.rpc.target import Target
 from gateway.rpc.transports import Transports
 from gateway.wire.libvirt_url import parse_url
 from tests.functional.case import PYTEST_ONLY
+from tests.functional.daemon_case import daemon_of
 from tests.functional.libvirt_daemon import Libvirtd, tiny
-from tests.functional.processes import short_directory, wait_for
+from tests.functional.processes import wait_for
 from tests.rpc.event_world import Listener, uuid_of
 from tests.support import ReactorTestCase
 
@@ -37,11 +37,7 @@ class RealEventsTest(ReactorTestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, home, ignore_errors=True)
-        cls.daemon = Libvirtd(home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.daemon = daemon_of(cls)
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -34,8 +33,9 @@ from gateway.wire.libvirt_schema import PROCEDURES, procedure, record
 from tests.functional import libvirt_burst
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import need
+from tests.functional.daemon_case import daemon_of
 from tests.functional.libvirt_daemon import PACKAGES, Libvirtd
-from tests.functional.processes import DEADLINE, MIB, short_directory
+from tests.functional.processes import DEADLINE, MIB
 from tests.functional.recording_tap import Recorded, Tap
 from tests.support import ReactorTestCase
 
@@ -107,11 +107,8 @@ class LibvirtCase(ReactorTestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        cls.daemon = Libvirtd(cls.home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.daemon = daemon_of(cls)
+        cls.home = cls.daemon.directory
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from typing import ClassVar
 
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.commands import run
+from tests.functional.daemon_case import daemon_of
 from tests.functional.hypervisor import Screen
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.page_case import PageCase, close_browser, digest
-from tests.functional.processes import HOST, free_port, short_directory, wait_for
+from tests.functional.processes import HOST, free_port, wait_for
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
@@ -26,11 +26,7 @@ class GraphicsTests(PageCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        directory = short_directory()
-        cls.addClassCleanup(shutil.rmtree, directory, ignore_errors=True)
-        cls.daemon = Libvirtd(directory)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.daemon = daemon_of(cls)
         cls.daemon.tiny()
         cls.rpc = free_port()
         cls.sections = {

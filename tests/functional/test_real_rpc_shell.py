@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,29 +16,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.core import dev_pki
 from tests.ctl.terminal import Terminal
-from tests.functional.case import PYTEST_ONLY, GatewayCase
-from tests.functional.libvirt_daemon import Libvirtd
+from tests.functional.case import PYTEST_ONLY
+from tests.functional.daemon_case import DaemonCase
 from tests.functional.peers import Gateway
-from tests.functional.processes import DEADLINE, HOST, MIB, free_port, short_directory
+from tests.functional.processes import DEADLINE, HOST, MIB, free_port
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 
 COMMAND = [sys.executable, "-m", "gateway.ctl", "rpc"]
 
 
-class ShellTests(GatewayCase):
+class ShellTests(DaemonCase):
     """One gateway before one libvirtd, with both its drivers as targets."""
 
-    daemon: ClassVar[Libvirtd]
     rpc: ClassVar[int]
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        cls.daemon = Libvirtd(cls.home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.start_daemon()
         cls.daemon.pool("p1")
         cls.rpc = free_port()
         pki = dev_pki.make(cls.home / "pki")

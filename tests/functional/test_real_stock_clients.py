@@ -47,16 +47,8 @@ class VirtinstTest(LibvirtCase):
 
     def tool(self, program: str, *arguments: str) -> tuple[int, str]:
         """Run one of them; return its exit code and what it says."""
-        done = subprocess.run(
-            [need(program, VIRTINST), "--connect", self.uri(token=self.token), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=3 * DEADLINE,
-            check=False,
-            env=self.environment,
-        )
+        command = [need(program, VIRTINST), "--connect", self.uri(token=self.token), *arguments]
+        done = self.run_client(command, timeout=3 * DEADLINE, together=True)
         return done.returncode, done.stdout
 
     def install(self, name: str, disk: str) -> tuple[int, str]:
@@ -130,14 +122,7 @@ class OpenTest(LibvirtCase):
     guests = ("tiny", "other")
 
     def run_it(self, uri: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", _OPEN, uri],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-            env=self.environment,
-        )
+        return self.run_client([sys.executable, "-c", _OPEN, uri])
 
     def test_ticket_in_the_uri(self) -> None:
         """They bring the ticket in the URI, over TLS, and have its rights."""

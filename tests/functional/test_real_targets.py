@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Coroutine
@@ -27,8 +26,9 @@ from gateway.wire.libvirt_error import LibvirtError
 from gateway.wire.libvirt_schema import Procedure, procedure
 from gateway.wire.libvirt_url import parse_url
 from tests.functional.case import PYTEST_ONLY
+from tests.functional.daemon_case import daemon_of
 from tests.functional.libvirt_daemon import Libvirtd
-from tests.functional.processes import DEADLINE, short_directory
+from tests.functional.processes import DEADLINE
 from tests.support import ReactorTestCase
 
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
@@ -48,11 +48,7 @@ class RealTargetCase(ReactorTestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, home, ignore_errors=True)
-        cls.daemon = Libvirtd(home, settings=cls.settings)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.daemon = daemon_of(cls, cls.settings)
 
     def target(self, driver: str = "test", transport: str = "unix", **options: Any) -> Target:
         """A target that is stopped after the test."""

@@ -29,6 +29,7 @@ from gateway.wire.libvirt_schema import procedure
 from gateway.wire.libvirt_url import LibvirtUrl, parse_url
 from tests.core.test_dial import Names
 from tests.functional.case import PYTEST_ONLY
+from tests.functional.daemon_case import daemon_of
 from tests.functional.libvirt_daemon import Libvirtd
 from tests.functional.processes import HOST, short_directory
 from tests.functional.ssh_server import Sshd
@@ -49,11 +50,8 @@ class TransportsTest(ReactorTestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.home = short_directory()
-        cls.addClassCleanup(shutil.rmtree, cls.home, ignore_errors=True)
-        cls.daemon = Libvirtd(cls.home)
-        cls.addClassCleanup(cls.daemon.stop)
-        cls.daemon.start()
+        cls.daemon = daemon_of(cls)
+        cls.home = cls.daemon.directory
         # A daemon without privileges has no socket for readers; that of the whole machine has one.
         cls.daemon.socket.with_name("libvirt-sock-ro").symlink_to(cls.daemon.socket)
         cls.sshd = Sshd(cls.home, cls.daemon.socket.parent)

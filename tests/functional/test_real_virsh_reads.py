@@ -138,16 +138,9 @@ class ReadTest(LibvirtCase):
 
     def say(self, uri: str, lines: list[str], *options: str) -> dict[str, str]:
         """What virsh says to each of *lines*, on one connection."""
-        done = subprocess.run(
-            [*self.command(uri)[:2], *options, *self.command(uri)[2:]],
-            input="\n".join([*lines, "quit"]) + "\n",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=3 * DEADLINE,
-            check=False,
-            env=self.environment,
-        )
+        first, second, *rest = self.command(uri)
+        text = "\n".join([*lines, "quit"]) + "\n"
+        done = self.run_client([first, second, *options, *rest], text, timeout=3 * DEADLINE, together=True)
         # What was typed is repeated, as far as a line of the screen goes.
         parts = [part.partition("\n")[2] for part in _PROMPT.split(done.stdout)[1:]]
         self.assertEqual(len(parts), len(lines) + 1, done.stdout[-2000:])
