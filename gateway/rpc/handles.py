@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import islice
 from math import inf
 from secrets import token_hex, token_urlsafe
 from typing import TypeVar
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
 
 from gateway import errors
 from gateway.rpc import handle as rows
 from gateway.rpc.handle import ID, Handle, Subscription, hash_handle
-from gateway.rpc.store import Store, nothing
+from gateway.rpc.handle_writer import HandleWriter
+from gateway.rpc.store import Store
 from gateway.wire.ticket_json import Rights
 
 T = TypeVar("T")
@@ -33,8 +32,6 @@ _TEXT, _KIND, _UUID = 1024, 32, 36
 _KINDS, _SUBSCRIPTIONS = 32, 16
 #: What fits in the file.
 _MOST = 2**63 - 1
-#: Handles written in one go.
-_BATCH = 1000
 
 
 class Handles:
@@ -48,7 +45,6 @@ class Handles:
     def __init__(
         self, store: Store, wall: Callable[[], float], *, maximum: int = 50_000, per_principal: int = 10_000
     ) -> None:
-        self._store = store
         self._wall = wall
         self._maximum = maximum
         self._per_principal = per_principal
@@ -56,13 +52,9 @@ class Handles:
         self._principals: dict[str, dict[bytes, Handle]] = {}
         self._tickets: dict[bytes, dict[bytes, Handle]] = {}
         self._subscriptions: dict[str, Handle] = {}
-        self._dirty: dict[bytes, Handle] = {}
-        self._dirty_targets: set[str] = set()
-        self._waiting: dict[bytes, list[Deferred[None]]] = {}
-        self._idle: list[Deferred[None]] = []
-        self._urgent = self._flushing = False
         # A number that was told and not yet written must not be told again.
         self._generations = {name: number + 1 for name, number in store.load(rows.load_generations).items()}
+        self._writer = HandleWriter(store, self._handles, self._generations)
         for handle in store.load(rows.load):
             self._enter(handle)
         self.purge()
@@ -147,7 +139,7 @@ class Handles:
         self._enter(handle)
         written = False
         try:
-            await self._durable(handle)
+            await self._writer.durable(handle)
             written = True
         finally:
             if not written:
@@ -161,7 +153,7 @@ class Handles:
         self._check(handle)
         handle.wanted = self._end(ttl)
         handle.expires = min(handle.wanted, self._wall() + left)
-        await self._durable(handle)
+        await self._writer.durable(handle)
         self._check(handle)
         return handle.expires
 
@@ -169,7 +161,7 @@ class Handles:
         """End it now; what fails is only to write that down, which is tried again."""
         self._check(handle)
         self._drop(handle)
-        await self._durable(handle)
+        await self._writer.durable(handle)
 
     def renew_ticket(self, ticket: bytes, left: float) -> None:
         """The ticket with this hash ends in *left* seconds now; its handles go on, as long as they should."""
@@ -177,7 +169,7 @@ class Handles:
             end = min(handle.wanted, self._wall() + left)
             if end > handle.expires:
                 handle.expires = end
-                self._dirty[handle.id] = handle
+                self._writer.note(handle)
 
     def end_ticket(self, ticket: bytes) -> Sequence[Handle]:
         """End all handles of the ticket with this hash, for good; those that ended."""
@@ -187,18 +179,13 @@ class Handles:
         """End what is over by time, write what is not yet written; to be called every few seconds."""
         now = self._wall()
         ended = self._end_all(handle for handle in self._handles.values() if handle.expires <= now)
-        if self._dirty or self._dirty_targets:
-            self._urgent = True
-            self._flush()
+        self._writer.flush()
         return ended
 
     async def stop(self) -> None:
         """Write what is not yet written; the store is to be closed afterwards."""
         self.purge()
-        while self._flushing:
-            idle: Deferred[None] = Deferred(nothing)
-            self._idle.append(idle)
-            await idle
+        await self._writer.settled()
 
     # Targets
 
@@ -209,9 +196,8 @@ class Handles:
     def connected(self, target: str) -> int:
         """Raise the generation of *target*: it has a new connection."""
         self._generations[target] = number = self.generation(target) + 1
-        self._dirty_targets.add(target)
-        self._urgent = True
-        self._flush()
+        self._writer.note_target(target)
+        self._writer.flush()
         return number
 
     def reopened(self, handle: Handle) -> int:
@@ -219,7 +205,7 @@ class Handles:
         generation = self.generation(handle.target)
         if handle.generation != generation and handle.id in self._handles:
             handle.generation = generation
-            self._dirty[handle.id] = handle
+            self._writer.note(handle)
         return generation
 
     # Subscriptions
@@ -245,12 +231,12 @@ class Handles:
         self._subscriptions[subscription.sub] = handle
         written = False
         try:
-            await self._durable(handle)
+            await self._writer.durable(handle)
             written = True
         finally:
             if not written and handle.subscriptions.pop(subscription.sub, None) is not None:
                 self._subscriptions.pop(subscription.sub, None)
-                self._dirty[handle.id] = handle
+                self._writer.note(handle)
         self._check(handle)
         return subscription
 
@@ -263,7 +249,7 @@ class Handles:
         if handle.subscriptions.pop(sub, None) is None:
             raise errors.NoHandle("There is no such subscription")
         del self._subscriptions[sub]
-        await self._durable(handle)
+        await self._writer.durable(handle)
 
     def ack(self, handle: Handle, sub: str, seq: int) -> None:
         """The client has seen all up to *seq*; written down with what comes next.
@@ -277,7 +263,7 @@ class Handles:
             raise errors.NoHandle("There is no such subscription")
         if seq > known.seq:
             handle.subscriptions[sub] = evolve(known, seq=seq)
-            self._dirty[handle.id] = handle
+            self._writer.note(handle)
 
     # Inside
 
@@ -325,62 +311,15 @@ class Handles:
         _leave(self._tickets, handle.ticket, handle.id)
         for sub in handle.subscriptions:
             del self._subscriptions[sub]
-        self._dirty[handle.id] = handle
+        self._writer.note(handle)
 
     def _end_all(self, handles: Iterable[Handle]) -> Sequence[Handle]:
         ended = list(handles)
         for handle in ended:
             self._drop(handle)
-        self._urgent |= bool(ended)
-        self._flush()
+        if ended:
+            self._writer.flush()
         return ended
-
-    # Writing
-
-    def _durable(self, handle: Handle) -> Deferred[None]:
-        """Wait until the file says of *handle* what we say now."""
-        result: Deferred[None] = Deferred(nothing)
-        self._dirty[handle.id] = handle
-        self._waiting.setdefault(handle.id, []).append(result)
-        self._urgent = True
-        self._flush()
-        return result
-
-    def _flush(self) -> None:
-        if self._flushing or not self._urgent:
-            return
-        self._flushing = True
-        taken = dict(islice(self._dirty.items(), _BATCH))
-        for key in taken:
-            del self._dirty[key]
-        self._urgent = bool(self._dirty)
-        waiting = [result for key in taken for result in self._waiting.pop(key, ())]
-        targets, self._dirty_targets = self._dirty_targets, set()
-        numbers = [(name, self._generations[name]) for name in targets]
-        live = [rows.snapshot(handle) for key, handle in taken.items() if key in self._handles]
-        gone = [handle.hash for key, handle in taken.items() if key not in self._handles]
-
-        def over(error: BaseException | None) -> None:
-            self._flushing = False
-            if error is not None:
-                # At the end, so that each of the others has its turn.
-                self._dirty |= taken
-                self._dirty_targets |= targets
-                # The rest waits for the next purge.
-                self._urgent = bool(self._waiting)
-            for result in waiting:
-                if not result.called:
-                    if error is None:
-                        result.callback(None)
-                    else:
-                        result.errback(error)
-            self._flush()
-            idle, self._idle = self._idle, []
-            for stopping in idle:
-                stopping.callback(None)
-
-        writing = self._store.write(partial(rows.save, live, gone, numbers))
-        writing.addCallbacks(lambda _: over(None), lambda failure: over(failure.value))
 
 
 def _leave(index: dict[T, dict[bytes, Handle]], key: T, handle_id: bytes) -> None:
