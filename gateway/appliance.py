@@ -134,7 +134,9 @@ class Appliance(logs.LoggedService):
             for section in ("tunnel", "rpc", "libvirt")
             if self._tls is not None and getattr(config, section) is not None
         }
-        self.health = Health(self.registry, self.sessions, self.drain, self._tls, self._reactor, config)
+        self.health = Health(
+            self.registry, self.sessions, self.drain, self._tls, self._client_tls, reactor, config
+        )
         self.metrics.tickets.read = lambda: {
             (str(k), str(s)): n for (k, s), n in self.registry.gauges().items()
         }
@@ -315,6 +317,8 @@ class Appliance(logs.LoggedService):
         self.tokens.maybe_reload()
         if self._tls is not None:
             self.metrics.certificate_end.labels("tls").set(self._tls.not_after)
+        for section, end in self.health.revocation_lists():
+            self.metrics.crl_end.labels(section).set(end)
         if systemd.watchdog_seconds(os.getpid()) is not None and self.health.lag.lag < 5:
             systemd.watchdog()
 

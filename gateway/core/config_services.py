@@ -88,6 +88,9 @@ class Rpc(Service):
     client_ca: Certificates | None = Field(
         default=None, description="the authority of client certificates, PEM"
     )
+    client_crl: TextFile | None = Field(
+        default=None, description="a current revocation list of that authority, PEM"
+    )
     allowed_dn: Lines = Field(default=(), description="subjects of client certificates that may connect")
     verify_address: Flag = Field(
         default=False, description="whether a client's address must stand in its certificate"
@@ -111,6 +114,9 @@ class Libvirt(Service):
     )
     client_ca: Certificates | None = Field(
         default=None, description="the authority of client certificates, PEM"
+    )
+    client_crl: TextFile | None = Field(
+        default=None, description="a current revocation list of that authority, PEM"
     )
     allowed_dn: Lines = Field(default=(), description="subjects of client certificates that may connect")
     tls_maximum: Literal["1.2", "1.3"] = Field(default="1.2", description="the newest TLS version to speak")
@@ -162,6 +168,9 @@ class Tunnel(Service):
     allow_from: Networks = Field(default=(), description="networks of clients that need no ticket")
     client_ca: Certificates | None = Field(
         default=None, description="the authority of client certificates, whose holders need none either, PEM"
+    )
+    client_crl: TextFile | None = Field(
+        default=None, description="a current revocation list of that authority, PEM"
     )
     allowed_dn: Lines = Field(default=(), description="their subjects; empty means every one")
     idle_timeout: SecondsOrOff = Field(default=900.0, description="without a byte on any tunnel of a console")

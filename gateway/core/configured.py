@@ -49,6 +49,7 @@ def server_context(config: Config, section: str = "") -> ServerContext:
         ciphers=tls.ciphers,
         maximum=getattr(service, "tls_maximum", None),
         client_ca=getattr(service, "client_ca", None),
+        crl=getattr(service, "client_crl", None),
         now=wall(),
     )
 

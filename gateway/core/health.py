@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -39,6 +39,7 @@ class Health:
     sessions: SessionTable
     drain: Drain
     tls: ReloadableTLS | None
+    client_tls: Mapping[str, ReloadableTLS]
     clock: IReactorTime
     config: Config
     ready: bool = False
@@ -64,11 +65,15 @@ class Health:
     @property
     def degraded(self) -> dict[str, Check]:
         """What limits us and does not stop us."""
-        return {"tls": self._certificate, "token_keys": self._token_keys}
+        return {"tls": self._certificate, "client_crl": self._lists, "token_keys": self._token_keys}
 
     def _certificate(self) -> tuple[bool, str]:
         left = self._days_left()
         return left is None or left > 0, "" if left is None else f"{left:.0f} days left"
+
+    def _lists(self) -> tuple[bool, str]:
+        old = [section for section, end in self.revocation_lists() if end <= wall()]
+        return not old, f"too old for [{'], ['.join(old)}]: nobody gets in by a certificate" if old else ""
 
     def _token_keys(self) -> tuple[bool, str]:
         tokens = self.config.tokens
@@ -77,6 +82,12 @@ class Health:
 
     def _days_left(self) -> float | None:
         return None if self.tls is None else (self.tls.not_after - wall()) / _DAY
+
+    def revocation_lists(self) -> Iterator[tuple[str, float]]:
+        """The sections that look into one, and when it must have been replaced, seconds since the epoch."""
+        for section, tls in self.client_tls.items():
+            if tls.crl_expires is not None:
+                yield section, tls.crl_expires
 
     def live_sessions(self) -> dict[tuple[str, ...], float]:
         """Count the live sessions of each kind."""
@@ -118,9 +129,9 @@ class Health:
         }
 
     def _certificates(self) -> list[dict[str, object]]:
-        left = self._days_left()
-        if self.tls is None or left is None:
-            return []
-        end = rfc3339(self.tls.not_after)
-        file = str(self.config.tls.certificate)
-        return [{"file": file, "not_after": end, "days_left": round(left, 1)}]
+        ends = [] if self.tls is None else [(self.config.tls.certificate, self.tls.not_after)]
+        ends += [(getattr(self.config, it).client_crl, end) for it, end in self.revocation_lists()]
+        return [
+            {"file": str(file), "not_after": rfc3339(end), "days_left": round((end - wall()) / _DAY, 1)}
+            for file, end in ends
+        ]

@@ -161,6 +161,9 @@ class Metrics:
         self.certificate_end = gauge(
             "tls_certificate_not_after_seconds", "When the certificate ends", "listener"
         )
+        self.crl_end = gauge(
+            "tls_client_crl_next_update_seconds", "When the revocation list is no good any more", "listener"
+        )
         self.reloads = counter("config_reloads_total", "Reloads of the configuration", "result")
         self.last_reload = gauge("config_last_reload_success", "Whether the last one was good")
         self.log_dropped = counter("log_dropped_total", "Lines that could not be written", "stream")

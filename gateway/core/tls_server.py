@@ -216,6 +216,11 @@ class ReloadableTLS:
         """When the certificate being served ends, seconds since the epoch."""
         return self.current.not_after
 
+    @property
+    def crl_expires(self) -> float | None:
+        """When the revocation list of clients' certificates must have been replaced; None without one."""
+        return self.current.crl_expires
+
     def reload(self, build: Callable[[], ServerContext] | None = None) -> None:
         """Serve what the files hold now, or what *build* makes from now on.
 

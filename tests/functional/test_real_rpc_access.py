@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import jwt
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from jwt.algorithms import OKPAlgorithm
@@ -41,6 +42,7 @@ class LoginTests(RpcCase):
     key: ClassVar[ed25519.Ed25519PrivateKey]
     clients: ClassVar[dev_pki.Issued]
     pki: ClassVar[Path]
+    crl: ClassVar[Path]
 
     @classmethod
     def configuration(cls) -> Sections:
@@ -53,9 +55,22 @@ class LoginTests(RpcCase):
         cls.pki.mkdir()
         cls.clients = dev_pki.authority(datetime.now(UTC), "an authority of clients")
         cls.clients.write(cls.pki, "ca")
-        cls.more = {"client_ca": str(cls.pki / "ca.pem"), "allowed_dn": "CN=op-*", "verify_address": "yes"}
+        cls.crl = cls.pki / "crl.pem"
+        cls.revoke()
+        cls.more = {
+            "client_ca": str(cls.pki / "ca.pem"),
+            "client_crl": str(cls.crl),
+            "allowed_dn": "CN=op-*",
+            "verify_address": "yes",
+        }
         tokens = {"jwt_keys": str(keys), "jwt_audience": "the-gateway"}
         return {**super().configuration(), "tokens": tokens}
+
+    @classmethod
+    def revoke(cls, *certificates: Path) -> None:
+        """Write the revocation list of the clients' authority."""
+        revoked = [x509.load_pem_x509_certificate(it.read_bytes()) for it in certificates]
+        cls.crl.write_bytes(cls.clients.revoke(revoked, now=datetime.now(UTC)))
 
     def sign(self, *, targets: tuple[str, ...] = ("test",), **more: Any) -> str:
         """A token as a portal gives it to its user."""
@@ -135,6 +150,21 @@ class LoginTests(RpcCase):
         client = await self.client(self.grant(principal="erin"), **self.issue("op-anna"))
         self.assertEqual(client.session.principal, "erin")
         await self.raises(errors.Denied, client.sessions())
+
+    async def test_revoked(self) -> None:
+        """A certificate that its authority has revoked lets nobody in once the list was read; others do."""
+        one, two = self.issue("op-one"), self.issue("op-two")
+        for named in (one, two):
+            await self.client(**named)
+        self.revoke(one["certificate"])
+        self.addCleanup(self.revoke)
+        self.assertEqual(self.gateway.control("POST", "/reload").status, 200)
+        await self.raises(errors.GatewayError, self.client(**one))
+        await self.client(**two)
+        status = self.gateway.control("GET", "/status").json()
+        self.assertTrue(status["checks"]["client_crl"]["ok"])
+        [shown] = [it for it in status["certificates"] if it["file"] == str(self.crl)]
+        self.assertEqual(round(shown["days_left"]), 7)
 
 
 class RightsTests(RpcCase):
