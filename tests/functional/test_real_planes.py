@@ -49,6 +49,7 @@ class PlanesCase(GatewayCase):
         xml = tiny("tiny", cls.uuid).replace("<bios useserial='yes'/>", _MENU)
         daemon.define(xml.replace("listen='127.0.0.1'/>", f"listen='127.0.0.1' passwd='{PASSWORD}'/>"))
         daemon.virsh("start", "tiny")
+        daemon.rest("tiny")
         cls.consoles = free_port()
         sections = {
             "consoles": {"listen": f"tcp:{cls.consoles}:interface={HOST}"},

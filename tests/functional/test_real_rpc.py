@@ -591,6 +591,7 @@ class GuestTests(RpcCase):
         """The serial line, the screen and a picture of it are where their tickets lead."""
         dom = await self.guest("seen")
         await dom.start()
+        self.daemon.rest("seen")
         link = await dom.console()
         line = self.look(link.url)
         await self.hear(line, dom)
