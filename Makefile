@@ -1,5 +1,6 @@
 # Every command of the project. `make run` shows it, `make check` proves it.
 
+SHELL := /bin/bash
 # The distribution's Python first: it is built with profile-guided optimization, a fifth of the speed, and others often are not.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.1[1-9]) python3)
 VENV := .venv
@@ -17,6 +18,9 @@ VIRT := $(addprefix tests/functional/test_real_,connect.py events.py libvirt_wir
     rpc_shell.py rpc_threats.py sasl.py stock_clients.py targets.py transports.py virsh.py virsh_logins.py virsh_reads.py virsh_rights.py)
 LASTING := $(addprefix tests/functional/test_real_,endurance.py load.py)
 ALONE := $(addprefix tests/functional/test_real_,bench.py console_load.py fairness.py shared.py virsh_ends.py)
+# What has failed is said once more at the end, where it is looked for.
+LOG := var/test.log
+RECAP := { echo "What has failed:"; grep -E "^(FAILED|ERROR) |\[(FAIL|ERROR)\]$$|^make.*Error" $(LOG) | cut -c1-300; exit 1; }
 PREFIX ?= /usr/local
 DESTDIR ?=
 
@@ -71,9 +75,10 @@ types: $(VENV)/.made-test
 
 # Of what runs at once, what waits for nobody gives way to what waits for peers and counts the seconds. The long ones first.
 test: $(VENV)/.made-test $(NPM)/node_modules/.made
-	$(MAKE) --no-print-directory -j3 --output-sync=target \
-	    test-lasting test-virt test-shown test-units test-public test-rest test-public-peers
-	$(BIN)/python -m pytest $(ALONE)
+	@mkdir -p var
+	@set -o pipefail; $(MAKE) --no-print-directory --keep-going -j3 --output-sync=target \
+	    test-lasting test-virt test-shown test-units test-public test-rest test-public-peers 2>&1 | tee $(LOG) || $(RECAP)
+	@set -o pipefail; $(BIN)/python -m pytest $(ALONE) 2>&1 | tee $(LOG) || $(RECAP)
 
 test-lasting:
 	nice $(BIN)/python -m pytest $(LASTING)
