@@ -265,7 +265,8 @@ class DialerTests(ReactorTestCase):
 
     async def test_next_address(self) -> None:
         """When one address refuses or keeps silent the next one is tried."""
-        port = self.listen(address="127.0.0.2")
+        port = self.dead_port()
+        self.listen(address="127.0.0.2", port=port)
         dialer = self.dialer(["127.0.0.1", "127.0.0.2"])
         await self.exchange(await dialer.connect("tcp", NAME, port, self.client()))
         port = self.deaf_port()

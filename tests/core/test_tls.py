@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
@@ -46,6 +47,31 @@ def other_ca() -> dev_pki.Issued:
 @cache
 def good() -> dev_pki.Issued:
     return ca().issue("gateway", now=NOW, names=[NAME, "localhost"], addresses=["127.0.0.1"], usages=[SERVER])
+
+
+class _Renegotiates(ProcessProtocol):
+    """``openssl s_client``, told to renegotiate once it is connected.
+
+    :ivar ended: all that it has said, when it is over.
+    """
+
+    def __init__(self) -> None:
+        self.ended: Deferred[bytes] = Deferred()
+        self._said = b""
+        self._told = False
+
+    def outReceived(self, data: bytes) -> None:
+        self._said += data
+        # Which is the last that it says of the handshake.
+        if not self._told and b"Verify return code" in self._said:
+            self._told = True
+            assert self.transport is not None
+            self.transport.write(b"R\n")
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: object) -> None:
+        self.ended.callback(self._said)
 
 
 def raw_server(issued: dev_pki.Issued) -> SSL.Context:
@@ -658,16 +684,10 @@ class Sockets(ReactorTestCase):
     async def test_renegotiation(self) -> None:
         """A client that asks to renegotiate gets nothing but an alert."""
         port = self.listen()
-        out, errors, _ = await getProcessOutputAndValue(
-            "/bin/sh",
-            [
-                "-c",
-                f"(sleep 0.3; echo R; sleep 0.3) | openssl s_client -tls1_2 -connect 127.0.0.1:{port}",
-            ],
-            env={"PATH": "/usr/bin:/bin"},
-            reactor=self.reactor,
-        )
-        self.assertIn(b"no renegotiation", out + errors)
+        client = _Renegotiates()
+        words = ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{port}"]
+        self.reactor.spawnProcess(client, "/usr/bin/openssl", words)
+        self.assertIn(b"no renegotiation", await client.ended)
 
     async def test_silent_peers(self) -> None:
         """50 silent peers delay nobody, and are cut in time."""

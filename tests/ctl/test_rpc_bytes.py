@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
@@ -66,7 +67,10 @@ class MovingTests(ReactorTestCase):
 
     async def stop(self) -> None:
         await self.port.stopListening()
-        await deferLater(self.reactor, 0.1)
+        await self.until(
+            lambda: not any(isinstance(it, tcp.Connection) for it in self.reactor.getReaders()),
+            "the end of all connections",
+        )
 
     async def failed(self, work: Any) -> str:
         try:

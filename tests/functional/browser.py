@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.functional.commands import need
-from tests.functional.peers import HOST, MIB, Gateway, Sections, wait_for
+from tests.functional.peers import HOST, MIB, Gateway, Sections, free_port, wait_for
 
 logging.getLogger("selenium").setLevel(logging.WARNING)
 
@@ -37,6 +37,14 @@ _ARGUMENTS = (
     "--disable-sync",
     "--ignore-certificate-errors",
 )
+_HOLD = """
+const wait = arguments[0];
+window.held = [];
+window.usual = window.setTimeout;
+// The number is nobody's, so that nothing else ends with it.
+window.setTimeout = (go, time) => time === wait ? 1e9 + held.push(go) : usual(go, time);
+"""
+_LET_GO = "return held.length && (window.setTimeout = usual, held.splice(0).map((go) => go()).length)"
 
 
 class WebGateway(Gateway):
@@ -75,7 +83,8 @@ class Browser:
         preferences = {"download.default_directory": str(self.downloads), "safebrowsing.enabled": False}
         options.add_experimental_option("prefs", preferences)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = Chrome(options, Service(driver))
+        # Left to itself, it takes a port that somebody else may have by the time it listens there.
+        self.driver = Chrome(options, Service(driver, port=free_port()))
         self.driver.set_script_timeout(90)
 
     def stop(self) -> None:
@@ -112,6 +121,14 @@ class Browser:
             "run(...arguments).then(done, (error) => done(`failed: ${error}`))"
         )
         return self.driver.execute_async_script(wrapped, *arguments)
+
+    def hold(self, milliseconds: int) -> None:
+        """Have this page do what it wants to do after so many *milliseconds* only when it is told to."""
+        self.driver.execute_script(_HOLD, milliseconds)
+
+    def let_go(self) -> None:
+        """Wait until there is something that the page was held from, and have it done."""
+        wait_for(lambda: self.driver.execute_script(_LET_GO), "something is held")
 
     def until(self, element_id: str, text: str, deadline: float = 40.0) -> str:
         """Wait until *text* is seen in an element; return all that it says."""

@@ -62,17 +62,23 @@ class Console:
             f"Sec-WebSocket-Key: {_KEY}",
             *fields,
         ]
-        self.line.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+        try:
+            self._open("\r\n".join([*lines, "", ""]).encode("ascii"))
+        except BaseException:  # raised again: nobody else could close it
+            self.line.close()
+            raise
+
+    def _open(self, request: bytes) -> None:
+        self.line.sendall(request)
         head = b""
         while b"\r\n\r\n" not in head:
             piece = self.line.recv(65536)
             if not piece:
-                raise AssertionError(f"closed in the head: {head!r}")
+                raise ConnectionResetError(f"closed in the head: {head!r}")
             head += piece
         self.head, _, rest = head.partition(b"\r\n\r\n")
         status = int(self.head.split()[1])
         if status != 101:
-            self.line.close()
             raise Refused(status, rest.decode("utf-8"))
         self._frames.receive_bytes(rest)
         self._take()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.functional.commands import need, run
 from tests.functional.hypervisor import Screen
-from tests.functional.processes import Peer, wait_for
+from tests.functional.processes import DEADLINE, Peer, wait_for
 
 
 class Desktop(Peer):
@@ -53,6 +53,15 @@ class Desktop(Peer):
         done = self._run(need("xdotool", "apt install xdotool"), "search", "--onlyvisible", "--name", title)
         return done.stdout.decode().split()
 
+    def focus(self, window: str) -> None:
+        """Have what is typed go to *window*; wait until it does."""
+        program = need("xdotool", "apt install xdotool")
+        self._run(program, "windowfocus", window)
+        wait_for(
+            lambda: self._run(program, "getwindowfocus", "-f").stdout.split() == [window.encode()],
+            "the focus",
+        )
+
     def keys(self, *words: str) -> None:
         """Type, as ``xdotool`` understands it: ``type TEXT``, ``key Tab``."""
         self._run(need("xdotool", "apt install xdotool"), *words)
@@ -74,7 +83,9 @@ class Desktop(Peer):
         return False
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command, env=self.environment(), capture_output=True, timeout=20, check=False)
+        return subprocess.run(
+            command, env=self.environment(), capture_output=True, timeout=DEADLINE, check=False
+        )
 
 
 class Viewer(Peer):

@@ -195,20 +195,24 @@ class Qemu(Peer):
         width, height = map(int, size.split())
         return Screen(width, height, rgb)
 
+    def _rests(self) -> bool:
+        """Whether its processor has nothing to do; one that has to wait for ours may look as still."""
+        said: str = self.qmp("human-monitor-command", **{"command-line": "info registers"})
+        return "HLT=1" in said
+
     def wait_for_screen(self) -> Screen:
         """Wait until the guest has greeted, and its screen stays."""
         last, since = Screen(0, 0, b""), 0.0
 
         def steady() -> bool:
             nonlocal last, since
-            now = self.screen()
+            rests, now = self._rests(), self.screen()
             if now != last:
                 last, since = now, time.monotonic()
             line = now.rgb[: now.width * 16 * 3]
             colors = {line[at : at + 3] for at in range(0, len(line), 3)}
             greeted = now.height == 480 and len(colors) >= len(set(GREETING)) - 2
-            # A guest that has to wait for a processor stops in the midst of a letter, too.
-            return greeted and time.monotonic() - since > _STEADY
+            return rests and greeted and time.monotonic() - since > _STEADY
 
         wait_for(steady, "a steady screen")
         return last
@@ -219,11 +223,11 @@ class Qemu(Peer):
 
         def offered() -> bool:
             nonlocal last, since
-            now = self.screen()
+            rests, now = self._rests(), self.screen()
             # A cursor blinks.
             if not now.is_written(2) or abs(now.lit - last.lit) > 500:
                 last, since = now, time.monotonic()
-            return time.monotonic() - since > _STEADY
+            return rests and time.monotonic() - since > _STEADY
 
         wait_for(offered, "the offer of a menu")
         return last

@@ -29,14 +29,8 @@ WATCH = """
 window.seen = new Set();
 setInterval(() => window.seen.add(document.getElementById("progress").value), 20);
 """
-
-#: Has the page try again when it is told to, and not after its three seconds.
-HOLD = """
-window.held = [];
-window.usual = window.setTimeout;
-window.setTimeout = (go, time) => time === 3000 ? held.push(go) : usual(go, time);
-"""
-LET_GO = "held.length && (window.setTimeout = usual, held.splice(0).map((go) => go()))"
+#: Milliseconds after which the page tries again.
+WAIT = 3000
 
 
 class BrowserTestCase(SynchronousTestCase):
@@ -303,13 +297,13 @@ class InterruptedTests(BrowserTestCase):
         """The page says that the gateway is gone; when it is back with the ticket, the upload goes on."""
         self.expected = ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_SSL")
         content = self.start_upload("killed", 64 * MIB)
-        self.browser.driver.execute_script(HOLD)
+        self.browser.hold(WAIT)
         self.gateway.kill()
         said = self.browser.until("upload-state", "connection to the gateway was lost")
         self.assertIn("Trying again", said)
         self.gateway.start()
         image = self.gateway.grant("killed")
-        wait_for(lambda: self.browser.read(LET_GO), "it tries again")
+        self.browser.let_go()
         self.browser.until("upload-state", "Done")
         self.assert_same(image.read_bytes(), content)
 
@@ -362,7 +356,7 @@ ASK = """
 const ask = (method, url, headers, body) => new Promise((resolve) => {
   const request = new XMLHttpRequest();
   request.open(method, url);
-  request.timeout = 20000;
+  request.timeout = 80000;
   for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
   request.onloadend = () => resolve({
     status: request.status,

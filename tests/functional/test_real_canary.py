@@ -50,7 +50,7 @@ class JsonTests(GatewayCase):
     form: ClassVar[str] = "json"
     sections: ClassVar[Sections] = {
         "log": {"format": "json", "level": "debug", "audit": "audit.log"},
-        "limits": {"header_timeout": "5s", "upstream_timeout": "5s", "discard_time": "1s"},
+        "limits": {"header_timeout": "10s", "upstream_timeout": "5s", "discard_time": "1s"},
         "images": {"connect_timeout": "1s"},
     }
 

@@ -177,12 +177,14 @@ class SerialTests(_LineCase):
         """A console ends with its ticket, which a renewal extends while it runs, and not afterwards."""
         qemu, url = self.machine_with_line()
         qemu.wait_for_screen()
-        ticket = self.grant(url, timeout=4)
+        ticket = self.grant(url, timeout=10)
+        granted = time.monotonic()
         console = self.path(f"/console/{ticket}")
-        self.assertEqual(self.gateway.renew(ticket, 9).status, 200)
-        time.sleep(4.5)
+        self.assertEqual(self.gateway.renew(ticket, 300).status, 200)
+        time.sleep(max(0.0, granted + 10.5 - time.monotonic()))
         console.send(b"still\n")
         console.until(b"still\n")
+        self.assertEqual(self.gateway.renew(ticket, 1).status, 200)
         self.assertEqual(console.end(), (4401, "Your access to this console has expired"))
         self.assertEqual(self.gateway.sessions(), [])
         self.assertEqual(self.gateway.renew(ticket, 10).status, 404)
@@ -267,7 +269,7 @@ class ReloadTests(_LineCase):
 class IdleTests(ConsoleCase):
     """The clock of a console."""
 
-    more: ClassVar[dict[str, str]] = {"idle_timeout": "3s"}
+    more: ClassVar[dict[str, str]] = {"idle_timeout": "6s"}
 
     def test_idle(self) -> None:
         """A console on which nothing happens ends; one that is used does not."""
@@ -275,10 +277,10 @@ class IdleTests(ConsoleCase):
         qemu.start()
         qemu.wait_for_screen()
         console = self.open(f"serial://{HOST}:{qemu.serial}")
-        for _ in range(5):
+        for _ in range(8):
             console.send(b"x\n")
             console.until(b"x\n")
-            time.sleep(0.8)
+            time.sleep(0.9)
         code, reason = console.end()
         self.assertEqual(code, 4408)
         self.assertIn("Nothing happened", reason)
@@ -346,13 +348,14 @@ class SpiceTests(ConsoleCase):
         """When the ticket expires all channels of its console end, with the reason."""
         qemu = self.machine().spice()
         qemu.start()
-        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}", timeout=8)
+        ticket = self.grant(f"spice://{HOST}:{qemu.spice_port}")
         main = self.path(f"/console/{ticket}")
         client = spice_server.Client()
         self.link(main, client)
         connection = spice_server.take(client.heard + main.read(32), 6 if client.common & 8 else 18)
         inputs = self.path(f"/console/{ticket}")
         self.link(inputs, spice_server.Client(hello=spice_server.link(connection, 3)))
+        self.assertEqual(self.gateway.renew(ticket, 2).status, 200)
         for console in (main, inputs):
             self.assertEqual(console.end(), (4401, "Your access to this console has expired"))
         wait_for(lambda: not qemu.spice_channels() and not self.gateway.sessions(), "all is closed")

@@ -140,7 +140,9 @@ class ToolTests(PageCase):
         wait_for(lambda: self.browser.read(width) > 700, "it fits again")
         self.browser.find("full").click()
         wait_for(lambda: self.browser.read("document.fullscreenElement !== null"), "full screen")
-        self.assertEqual(self.browser.find("full").get_attribute("aria-pressed"), "true")
+        wait_for(
+            lambda: self.browser.find("full").get_attribute("aria-pressed") == "true", "the page knows it"
+        )
         self.browser.driver.execute_script("document.exitFullscreen()")
 
     def test_ring(self) -> None:
@@ -160,7 +162,7 @@ class ToolTests(PageCase):
         self.open_picture()
         canvas = self.browser.driver.find_element(By.CSS_SELECTOR, "#screen canvas")
         self.changes(lambda: ActionChains(self.browser.driver).click_and_hold(canvas).release().perform())
-        self.assertEqual(self.pixel(321, 201), WHITE)
+        wait_for(lambda: self.pixel(321, 201) == WHITE, "the point")
 
     def test_badges(self) -> None:
         """What a ticket is like is seen."""

@@ -17,7 +17,8 @@ from tests.functional.processes import HOST, wait_for
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
 
-
+#: Milliseconds between two looks at the time, of a page that waits before it tries again.
+STEP = 200
 #: The lengths of what spice-html5 makes of a password, time and again, with the modulus that is the argument.
 LENGTHS = """
 await import("/ui/spice.js");
@@ -160,8 +161,8 @@ class VncTests(PageCase):
 
     def test_renewed(self) -> None:
         """What is left of the ticket is counted down; a renewal moves it, and its end is the console's."""
-        _, ticket = self.open_vnc(timeout=20)
-        self.assertRegex(self.browser.text("ends"), "ends in 0:[0-2][0-9]")
+        _, ticket = self.open_vnc(timeout=30)
+        self.assertRegex(self.browser.text("ends"), "ends in 0:[0-3][0-9]")
         self.gateway.control("PATCH", f"/tickets/{ticket}", {"timeout": 300})
         self.browser.until("ends", "ends in 4:")
         self.assertEqual(self.browser.text("state"), "Connected")
@@ -176,6 +177,8 @@ class VncTests(PageCase):
         ticket = self.grant(f"vnc://{HOST}:{qemu.vnc_port}")
         self.show(ticket)
         self.browser.until("state", "Connected")
+        # Before the ticket is there again it would be told that there is none, and believe it.
+        self.browser.hold(STEP)
         self.gateway.kill()
         try:
             self.browser.until("when", "Trying again in")
@@ -183,6 +186,7 @@ class VncTests(PageCase):
         finally:
             self.gateway.start()
         self.gateway.put({**self.granted(qemu), "uuid": ticket})
+        self.browser.let_go()
         self.browser.until("state", "Connected")
         self.assert_same(qemu)
 
@@ -329,6 +333,7 @@ class SerialTests(PageCase):
         """What is typed comes back from the guest, by keyboard and by button; colors are colors."""
         qemu = self.machine().serial_tcp()
         qemu.start()
+        qemu.wait_for_screen()
         self.show(self.grant(f"serial://{HOST}:{qemu.serial}"))
         self.browser.until("state", "Connected")
         # What the guest has said before nobody heard.

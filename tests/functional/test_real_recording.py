@@ -28,6 +28,8 @@ testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
 
 ESCAPE = 0xFF1B
+#: More bytes than a recording has before its first picture.
+BEGINNING = 400
 
 
 def press(console: Console, *symbols: int) -> None:
@@ -85,8 +87,21 @@ class _Case(ConsoleCase):
         cls.kept = cls.home / "recordings"
 
     def setUp(self) -> None:
+        # First of all those of the test before have to be over, for theirs get their last names then.
+        super().setUp()
         for file in self.kept.iterdir():
             file.unlink()
+
+    def wait_for_picture(self, picture: Screen) -> None:
+        """Wait until the one console that is being recorded was seen like this."""
+        [part] = self.kept.iterdir()
+
+        def recorded() -> bool:
+            data = part.read_bytes()
+            # Before that it does not say yet how large it is.
+            return len(data) > BEGINNING and Film(data).picture == picture
+
+        wait_for(recorded, "it is recorded")
 
     def recording(self, suffix: str) -> Path:
         """The one recording there is, when it is complete."""
@@ -110,12 +125,12 @@ class VncTests(_Case):
     def test_replayed(self) -> None:
         """The recording shows what happened when a key was pressed, and ends with what was shown last."""
         qemu = self.machine().vnc(password=PASSWORD)
-        qemu.start("-boot", "menu=on")
+        qemu.start("-boot", "menu=on,splash-time=60000")
         opened = time.monotonic()
         console = self.open(f"vnc://{HOST}:{qemu.vnc_port}", secret=PASSWORD, record=True)
         self.assert_screen(console)
         begun = time.monotonic()
-        wait_for(lambda: qemu.screen().is_written(2), "the offer of a menu")
+        qemu.wait_for_offer()
         press(console, ESCAPE)
         wait_for(lambda: qemu.screen().is_written(8), "the boot menu")
         [part] = self.kept.iterdir()
@@ -162,7 +177,7 @@ class VncTests(_Case):
         recorded = self.open(url, shared=True, record=True, ops=["view"])
         self.assert_screen(recorded)
         self.assertEqual(len(qemu.vnc_clients()), 1)
-        time.sleep(1)
+        self.wait_for_picture(late)
         recorded.leave()
         film = Film(self.recording("fbs").read_bytes())
         self.assertEqual(film.picture.rgb, late.rgb)
@@ -177,7 +192,7 @@ class VncTests(_Case):
         console = self.open(f"vnc://{HOST}:{qemu.vnc_port}", record=True)
         self.assert_screen(console)
         last = qemu.wait_for_screen()
-        time.sleep(1)
+        self.wait_for_picture(last)
         qemu.vanish()
         self.assertEqual(console.end(), (1000, "The console has ended"))
         console.leave()
@@ -359,10 +374,6 @@ class NoneTests(ConsoleCase):
 class PageTests(_Case, PageCase):
     """The page that plays them, in a real Chromium."""
 
-    def setUp(self) -> None:
-        _Case.setUp(self)
-        PageCase.setUp(self)
-
     def test_vnc(self) -> None:
         """What was recorded is played, by the link that the operator got; it ends with the same pixels."""
         qemu = self.machine().vnc()
@@ -395,4 +406,6 @@ class PageTests(_Case, PageCase):
         console.leave()
         self.browser.open(self.link(self.recording("cast")))
         self.browser.until("state", "At its end")
-        self.assertIn("recorded", self.browser.read("document.querySelector('.xterm-rows').innerText"))
+        # The terminal shows what it was told a moment later.
+        rows = "document.querySelector('.xterm-rows').innerText"
+        wait_for(lambda: "recorded" in self.browser.read(rows), "what was recorded")

@@ -604,7 +604,7 @@ class GuestTests(RpcCase):
     async def hear(self, line: Console, dom: Domain) -> None:
         """What the firmware writes first; the line may be there only after that was written."""
         line.line.settimeout(12)
-        for _ in range(3):
+        for _ in range(8):
             await dom.reset()
             try:
                 line.until(b"SeaBIOS")

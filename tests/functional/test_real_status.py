@@ -12,9 +12,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.functional.case import PYTEST_ONLY
 from tests.functional.console_servers import Server, echo
 from tests.functional.page_case import SCREENS, PageCase, close_browser
-from tests.functional.processes import HOST, ask, wait_for
+from tests.functional.processes import DEADLINE, HOST, ask, wait_for
 
 WEBSOCKET = "Sec-WebSocket-Protocol: binary"
+#: Milliseconds in which a second press means it.
+SURE = 4000
 testSuite = PYTEST_ONLY  # noqa: N816 (trial looks for this name)
 tearDownModule = close_browser
 
@@ -53,7 +55,7 @@ class StatusTests(StatusCase):
     def public(self, path: str) -> int:
         """The status of what everybody may ask for."""
         tls = ssl.create_default_context(cafile=str(self.gateway.ca))
-        connection = http.client.HTTPSConnection("localhost", self.consoles, context=tls, timeout=10)
+        connection = http.client.HTTPSConnection("localhost", self.consoles, context=tls, timeout=DEADLINE)
         return ask(connection, "GET", path).status
 
     def test_shows(self) -> None:
@@ -84,6 +86,7 @@ class StatusTests(StatusCase):
         for name in ("localhost", HOST):
             self.page(name)
             wait_for(lambda: self.cells("sessions"), "a session")
+            self.browser.hold(SURE)
             button = self.browser.driver.find_element(By.CSS_SELECTOR, "#sessions button")
             self.assertRegex(button.get_attribute("aria-label") or "", "End the console of (alice|bob)")
             button.send_keys(Keys.ENTER)
@@ -94,6 +97,7 @@ class StatusTests(StatusCase):
         for console in consoles:
             self.assertEqual(console.end(), (4403, "An administrator has ended this console"))
         left = self.open(self.server.url("serial"))
+        self.browser.let_go()
         wait_for(lambda: self.cells("sessions"), "a session")
         button = self.browser.driver.find_element(By.CSS_SELECTOR, "#sessions button")
         button.click()
@@ -180,6 +184,7 @@ class OrderTests(StatusCase):
         self.page()
         wait_for(lambda: len(self.buttons("tickets")) == 2, "the tickets")
         [button] = [it for it in self.buttons("tickets") if self.label(it).endswith(" of alice")]
+        self.browser.hold(SURE)
         mark = self.label(button).split()[3]
         self.assertEqual(self.label(button), f"Revoke the ticket {mark} of alice")
         button.send_keys(Keys.ENTER)
@@ -192,6 +197,7 @@ class OrderTests(StatusCase):
         self.assertEqual([it["principal"] for it in self.gateway.sessions()], ["bob"])
         self.assertEqual((len(self.buttons("tickets")), self.focus()), (1, mark))
         [other] = self.buttons("tickets")
+        self.browser.let_go()
         other.click()
         wait_for(lambda: other.text == "Revoke", "it is forgotten")
         self.assertEqual(len(self.gateway.sessions()), 1)

@@ -41,6 +41,8 @@ _DOMAIN = """\
 </domain>
 """
 NAME = "test:///default?target=test"
+#: Seconds in which nothing is said by then, if it is not said at all.
+STILL = 0.4
 #: They end the connection, or open it.
 _OURS = ("CONNECT_CLOSE", "CONNECT_OPEN")
 
@@ -104,11 +106,13 @@ class RightsTest(LibvirtCase):
 
     def quiet(self) -> list[bytes]:
         """The same, once nothing more of what was done before is on its way."""
-        seen: list[bytes] | None = None
-        while (now := self.said()) != seen:
-            seen = now
-            time.sleep(0.05)
-        return now
+        seen, since = self.said(), time.monotonic()
+        # Who says good-bye may have to wait for a processor.
+        while time.monotonic() < since + STILL:
+            time.sleep(0.02)
+            if (now := self.said()) != seen:
+                seen, since = now, time.monotonic()
+        return seen
 
     @contextmanager
     def nothing_gets_there(self, *but: str) -> Iterator[None]:
