@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from attrs import define
 from OpenSSL import SSL, _util  # type: ignore[attr-defined, unused-ignore]  # private, and checked below
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ITransport
@@ -26,14 +27,13 @@ from twisted.python.failure import Failure
 
 #: Bytes of one read from a socket; more falls out of the processor's second-level cache.
 READ = 128 * 1024
-#: The same on the short way of a body, where a read allocates nothing.
-CHUNK = 2 * READ
-#: Bytes from which on a write is encrypted onto the socket itself: below, the detour costs less.
-BULK = 2 * CHUNK
-#: Bytes of the largest record and its overhead. Source: RFC 8446, section 5.2.
-_RECORD = 16 * 1024 + 256
+#: The same on the short way of a body, at most. To wake up whoever waits at the other end costs more than
+#: what falls out of a cache.
+CHUNK = 8 * READ
+#: Bytes that records completed by a read can have besides. Source: RFC 8446, section 5.2.
+SLACK = 4 * (16 * 1024 + 256)
 #: Bytes that the plain text of one read, and of the records it completes, can have.
-ROOM = CHUNK + 4 * _RECORD
+ROOM = CHUNK + SLACK
 
 _lib: Any = _util.lib
 _ffi: Any = _util.ffi
@@ -48,7 +48,6 @@ def _missing() -> Iterator[str]:
         "SSL_ERROR_WANT_READ",
         "SSL_ERROR_WANT_WRITE",
         "SSL_set_bio",
-        "SSL_set_fd",
         "BIO_get_mem_data",
         "BIO_new",
         "BIO_new_mem_buf",
@@ -87,6 +86,19 @@ def _missing() -> Iterator[str]:
 #: What of the names used here this installation does not have.
 MISSING = tuple(_missing())
 
+
+@define
+class Traffic:
+    """What goes through all connections.
+
+    :ivar deliveries: how often a protocol was given something.
+    """
+
+    deliveries: int = 0
+
+
+TRAFFIC = Traffic()
+
 # One of each for the process: they are filled and emptied within one call.
 _plain = bytearray(ROOM)
 _plain_view = memoryview(_plain)
@@ -101,6 +113,7 @@ class FastTLS(TLSMemoryBIOProtocol):
     """One TLS connection; see the module."""
 
     _error: SSL.Error | None = None
+    _swollen = False
 
     def makeConnection(self, transport: ITransport) -> None:
         # The size of reads, and how much may be queued before a producer is paused.
@@ -126,6 +139,7 @@ class FastTLS(TLSMemoryBIOProtocol):
         while not self._lostTLSConnection:
             size, error = self._decrypt(_plain_c, ROOM)
             if size and not self._aborted:
+                TRAFFIC.deliveries += 1
                 self.wrappedProtocol.dataReceived(bytes(_plain_view[:size]))
             if error is not None and not self._goes_on(error):
                 break
@@ -166,14 +180,15 @@ class FastTLS(TLSMemoryBIOProtocol):
 
         What is decrypted later than this belongs to the protocol again: see :meth:`settle`.
 
-        :param room: of at least :data:`ROOM` bytes.
+        :param room: of more than :data:`SLACK` bytes, which are left for the records that a read completes.
         :param limit: bytes that may be decrypted.
         :param most: bytes that are read, :data:`CHUNK` at most.
         :return: how many were; None when there is nothing to be had now.
         :raises OSError: the connection is lost.
         :raises EOFError: it ended.
         """
-        if len(room) < ROOM:
+        most = min(most, len(room) - SLACK)
+        if most <= 0:
             raise ValueError("there is not enough room")
         if self._error is not None:
             return None
@@ -189,7 +204,7 @@ class FastTLS(TLSMemoryBIOProtocol):
             # An error holds frames, and those hold what they borrowed. Python crashes when it collects a
             # memoryview that is still lent to somebody.
             with _ffi.from_buffer("char[]", room) as borrowed:
-                size, error = self._decrypt(borrowed, min(limit, ROOM))
+                size, error = self._decrypt(borrowed, min(limit, len(room)))
         finally:
             # The next to receive writes over those bytes.
             own = _lib.BIO_new(_lib.BIO_s_mem())
@@ -259,57 +274,17 @@ class FastTLS(TLSMemoryBIOProtocol):
         connection = self._tlsConnection
         try:
             # As its own send() does, which looks at the type first.
-            if len(data) >= BULK and self._may_go_straight():
-                sent = self._encrypt_straight(_ffi.from_buffer(data), len(data))
-            else:
-                sent = _lib.SSL_write(connection._ssl, _ffi.from_buffer(data), len(data))
+            sent = _lib.SSL_write(connection._ssl, _ffi.from_buffer(data), len(data))
+            self._swollen |= sent > READ
             if sent <= 0:
                 connection._raise_ssl_error(connection._ssl, sent)
         except SSL.WantReadError:
             self._bufferedWrite(bytes(data))
-        except SSL.SysCallError:
-            # Only what goes straight meets the socket here. Twisted makes its own of this one.
-            self._tlsShutdownFinished(Failure(SSL.SysCallError(-1, "Unexpected EOF")))
         except SSL.Error:
             self._tlsShutdownFinished(Failure())
         else:
             return True
         return False
-
-    def _may_go_straight(self) -> bool:
-        """Whether nothing waits before what is encrypted next, and nothing came that could be lost."""
-        connection = self._tlsConnection
-        return bool(
-            self.direct
-            and self._handshakeDone
-            and clear(self.lowest)
-            and _lib.BIO_get_mem_data(connection._from_ssl, _encrypted) <= 0
-            and _lib.BIO_get_mem_data(connection._into_ssl, _encrypted) <= ROOM
-        )
-
-    def _encrypt_straight(self, data: Any, size: int) -> int:
-        """Encrypt onto the socket itself, and into memory what it does not take.
-
-        Records come out of the processor's nearest cache that way, and the interpreter has one turn for as
-        much as the socket takes. Nothing of it is left to be gone on with: what was begun is finished in
-        memory, from where bytes go their ordinary way.
-
-        :return: as of SSL_write; a connection that is lost ends here.
-        """
-        connection = self._tlsConnection
-        ssl = connection._ssl
-        rest = _lib.BIO_read(connection._into_ssl, _plain_c, ROOM)
-        # Both memories are freed with it.
-        _lib.SSL_set_fd(ssl, self.lowest.fileno())
-        sent: int = _lib.SSL_write(ssl, data, size)
-        waits = sent <= 0 and _lib.SSL_get_error(ssl, sent) == _lib.SSL_ERROR_WANT_WRITE
-        into, out = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
-        _lib.BIO_set_mem_eof_return(out, -1)
-        if rest > 0:
-            _lib.BIO_write(into, _plain_c, rest)
-        connection._from_ssl = out
-        self._read_from(into)
-        return _lib.SSL_write(ssl, data, size) if waits else sent
 
     def _flushSendBIO(self) -> None:
         """Hand what was encrypted to the transport, or at once to the socket."""
@@ -319,6 +294,17 @@ class FastTLS(TLSMemoryBIOProtocol):
             # Read onto itself it is taken out and copied nowhere; it stays until the next write.
             _lib.BIO_read(bio, data, size)
             send(self.lowest, _ffi.buffer(data, size), self.direct)
+
+    def unregisterProducer(self) -> None:
+        super().unregisterProducer()
+        if self._swollen and not self._lostTLSConnection:
+            # A BIO keeps what it had to hold at once, and a connection may rest for long.
+            self._swollen = False
+            connection = self._tlsConnection
+            self._flushSendBIO()
+            connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())
+            _lib.BIO_set_mem_eof_return(connection._from_ssl, -1)
+            _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
 
 
 def queued(transport: Any) -> bool:

@@ -6,9 +6,11 @@ sends it from there. Everything else stays with the transports and protocols: th
 reading as they always do, count, keep time, and learn of errors and ends in their own way. The last
 byte of a body is theirs again: with it they see the end, and what must not follow it.
 
-A chunk is read only when the last one is sent, and all bodies together take :data:`TURN` of them in a turn
-of the reactor: a small request beside large uploads waits for all of theirs. Those count that had a turn
-since one's own last: pumps stand idle in thousands, where they stand for consoles.
+More is read only when the last is sent. Large portions cost least, for whoever waits at the other end has to
+be woken up for each; but a small request beside uploads waits for all of theirs. So all bodies together take
+four :attr:`Pump.turn` in a turn of the reactor, and half of one when protocols were given anything lately.
+Those count that had a turn since one's own last: pumps stand idle in thousands, where they stand for
+consoles.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from gateway.core import fasttls
-from gateway.core.fasttls import CHUNK, ROOM, FastTLS
+from gateway.core.fasttls import CHUNK, READ, ROOM, TRAFFIC, FastTLS
 
-#: Chunks of all bodies in one turn of the reactor; each of them has one at least.
-TURN = 4
 #: Bytes; a shorter body is not worth the hand-over.
-WORTH = CHUNK
+WORTH = 2 * READ
+
+#: Turns of pumps without anything for a protocol, after which there is nobody to wait for them.
+_CALM = 64
 
 _shared = memoryview(bytearray(ROOM))
 
@@ -39,21 +42,21 @@ class Tap:
     :ivar left: how many bytes have not arrived yet.
     :ivar took: to be told how many were taken.
     :ivar flowing: whether more is wanted now.
-    :ivar chunks: to be taken in one turn; 0 for a fair share.
+    :ivar most: bytes to be taken in one turn; 0 for a fair share.
     """
 
     wire: Any
     left: Callable[[], int]
     took: Callable[[int], None]
     flowing: Callable[[], bool]
-    chunks: int = 0
+    most: int = 0
 
 
 class Vessel(Protocol):
     """What takes a body without a copy."""
 
     def room(self) -> memoryview:
-        """Where the next bytes go: at least :data:`~gateway.core.fasttls.ROOM` of them."""
+        """Where the next bytes go: more than :data:`~gateway.core.fasttls.SLACK` of them."""
 
     def filled(self, size: int) -> None:
         """Take the first *size* bytes of the room; pause the producer when that was enough for now."""
@@ -103,20 +106,47 @@ class Outlet:
             self._lowest.producer.pauseProducing()
 
 
+@define
+class Turns:
+    """The turns of all pumps.
+
+    :ivar count: how many there were.
+    """
+
+    count: int = 0
+    _heard: int = 0
+    _calm: int = 0
+
+    def next(self) -> int:
+        """Begin one; return its number."""
+        self.count += 1
+        if self._heard != TRAFFIC.deliveries:
+            self._heard = TRAFFIC.deliveries
+            self._calm = self.count + _CALM
+        return self.count
+
+    @property
+    def calm(self) -> bool:
+        """Whether there is nobody else."""
+        return self.count > self._calm
+
+
+TURNS = Turns()
+
+
 class Pump:
     """Reads a body but its last byte from its connection, in place of the transport, until :meth:`close`.
 
     :param tap: where it comes from; the transport must deliver nothing else before it.
     :param vessel: where it goes.
     :param moved: told once a turn how many bytes were moved.
-    :cvar turns: how many all of them had.
+    :cvar turn: bytes that one of them moves in a turn of the reactor at most.
     """
 
-    turns = 0
+    turn = CHUNK
 
     def __init__(self, tap: Tap, vessel: Vessel, moved: Callable[[int], None]) -> None:
-        self._last = Pump.turns
-        self._chunk = CHUNK
+        self._last = TURNS.count
         self._tap = tap
         self._vessel = vessel
         self._moved = moved
@@ -138,12 +168,12 @@ class Pump:
         """One turn of reading, as the reactor asks a transport for it."""
         # Asked anew: the protocol may have had some since.
         left, total = self._tap.left() - 1, 0
+        share = self._tap.most or self._share()
         ended: BaseException | None = None
-        for _ in range(self._tap.chunks or self._share()):
-            if total >= left or not self._tap.flowing():
-                break
+        # To read again for a few bytes does not pay.
+        while total < left and total <= share - READ and self._tap.flowing():
             try:
-                size = self._receive(left - total)
+                size = self._receive(left - total, share - total)
             except OSError:
                 ended = CONNECTION_LOST
                 break
@@ -152,6 +182,9 @@ class Pump:
                 break
             if size is None:
                 break
+            if self._tls is not None and size < share // 2:
+                # Who encrypts is slower than we are, and has more for us by the next turn.
+                share = 0
             if size:
                 self._vessel.filled(size)
                 total += size
@@ -168,20 +201,19 @@ class Pump:
         return ended
 
     def _share(self) -> int:
-        """How many chunks are ours: in one turn of the reactor every pump that has work has one turn."""
-        Pump.turns += 1
-        working, self._last = Pump.turns - self._last, Pump.turns
-        # Beside others each takes less at a time: whoever has a few bytes to say waits for all of them.
-        self._chunk = CHUNK if working == 1 else CHUNK // 2
-        return TURN // working or 1
+        """How many bytes are ours: in one turn of the reactor every pump that has work has one turn."""
+        turn = TURNS.next()
+        working, self._last = turn - self._last, turn
+        together = 4 * self.turn if TURNS.calm else self.turn // 2
+        return max(min(together // working, self.turn), READ)
 
-    def _receive(self, left: int) -> int | None:
-        """Fill the vessel's room from one read."""
+    def _receive(self, left: int, most: int) -> int | None:
+        """Fill the vessel's room from one read of *most* bytes."""
         room = self._vessel.room()
         if self._tls is not None:
-            return self._tls.receive_into(room, left, self._chunk)
+            return self._tls.receive_into(room, left, most)
         try:
-            size: int = self._lowest.socket.recv_into(room, min(self._chunk, left))
+            size: int = self._lowest.socket.recv_into(room, min(most, left, len(room)))
         except BlockingIOError:
             return None
         if not size:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
+from gateway.core.fasttls import READ
 from gateway.core.pump import WORTH, Pump
 
 #: Seconds; for less than a turn or two of the reactor no source is paused.
@@ -200,7 +201,7 @@ async def body(
             tap = ends[0].tap()
             if tap is not None and tap.left() >= WORTH and (vessel := ends[1].vessel()) is not None:
                 # With a rate, no more is taken at once than the ordinary way takes.
-                pump = Pump(tap if bucket is None else evolve(tap, chunks=1), vessel, bypassed)
+                pump = Pump(tap if bucket is None else evolve(tap, most=READ), vessel, bypassed)
 
     ends: tuple[Any, Any] | None = None
     if hasattr(source, "tap") and hasattr(sink, "vessel"):

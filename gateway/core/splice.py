@@ -25,13 +25,13 @@ from attrs import define, field, frozen
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from gateway.core import pump
-from gateway.core.fasttls import CHUNK, FastTLS, clear, send
-from gateway.core.pump import Outlet, Pump, Tap
+from gateway.core.fasttls import READ, FastTLS, clear, send
+from gateway.core.pump import TURNS, Outlet, Pump, Tap
 
 #: Bytes after which a direction is spliced.
 WORTH = 1 << 20
-#: Bytes that a pipe holds, and that a direction may move in one turn. With a quarter of it the kernel has
-#: half as much to do again. Source: pipe(7), /proc/sys/fs/pipe-max-size.
+#: Bytes that a pipe holds. With a quarter of it the kernel has half as much to do again.
+#: Source: pipe(7), /proc/sys/fs/pipe-max-size.
 PIECE = 1 << 20
 #: Pipes at once, and how many of them wait for use. Without privileges all pipes of one user have 64 MiB.
 MOST, KEPT = 32, 4
@@ -128,6 +128,8 @@ class Splice(Pump):
     :param moved: as of :class:`Pump`.
     """
 
+    turn = 4 * PIECE
+
     def __init__(self, tap: Tap, target: Any, moved: Callable[[int], None]) -> None:
         self._duct = Duct(target)
         super().__init__(tap, self._duct, moved)
@@ -140,10 +142,10 @@ class Splice(Pump):
         if self._duct.before <= 0 or not self._tap.flowing():
             return super()._turn()
         # What a pump does, in one breath: a key that is typed shall not wait for a dozen calls.
-        Pump.turns += 1
+        TURNS.next()
         room = self._duct.room()
         try:
-            size = self._lowest.socket.recv_into(room, CHUNK)
+            size = self._lowest.socket.recv_into(room, 2 * READ)
         except BlockingIOError:
             return None
         except OSError:
@@ -154,13 +156,13 @@ class Splice(Pump):
         self._moved(size)
         return None
 
-    def _receive(self, left: int) -> int | None:
+    def _receive(self, left: int, most: int) -> int | None:
         duct = self._duct
         if duct.held:
             return None
         pipe = duct.open()
         if pipe is None:
-            return super()._receive(left)
+            return super()._receive(left, most)
         size, self._more = 0, False
         try:
             flags = os.SPLICE_F_NONBLOCK

@@ -15,6 +15,7 @@ from gateway.core.http_client import UpstreamPool
 from gateway.core.tls_client import ClientSessions, strict_creator
 from gateway.core.upstreams import Upstreams
 from gateway.core.web import GatewaySite
+from gateway.images import buffers
 from gateway.images.access import Access
 from gateway.images.cors import Cors
 from gateway.images.kernel_io import Elsewhere
@@ -98,4 +99,6 @@ class Images:
         kept = [] if consoles is None or consoles.recordings is None else [consoles.recordings]
         kept += [] if config.rpc is None else [config.gateway.screenshots]
         roots, local = images.file_roots, images.local_socket
+        if roots:
+            buffers.prepare()
         return Targets(upstreams, self._elsewhere, roots, local, self._nbd, tuple(kept), self._volumes)

@@ -10,24 +10,35 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ctypes import addressof, c_char
 from fcntl import F_GETFL, F_SETFL, fcntl
-from mmap import mmap
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from gateway.images import file_io
 
 #: Bytes to whose multiples places in the file, in memory, and lengths must be.
 PAGE = 4096
-#: Bytes of one read or write: for fewer, turns of threads cost more than what they do.
-PIECE = 256 * PAGE
 #: Bytes of a transfer that is worth it.
 LARGE = 4 * 1024 * 1024
+#: Bytes of a huge page on most machines.
+_HUGE = 2 * 1024 * 1024
 #: What is said where it cannot be done.
 _UNABLE = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def new_buffer(size: int) -> memoryview:
-    """Return *size* bytes that begin where a page does."""
-    return memoryview(mmap(-1, size))
+    """Return *size* bytes that begin where a page does, in huge pages where that makes sense.
+
+    They save the kernel half its work, which goes by pages. Source: madvise(2), MADV_HUGEPAGE.
+    """
+    if size < _HUGE:
+        return memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))
+    area = mmap(-1, size + _HUGE, MAP_PRIVATE | MAP_ANONYMOUS)
+    start = -addressof(c_char.from_buffer(area)) % _HUGE
+    with suppress(OSError):
+        # Some kernels have none.
+        area.madvise(MADV_HUGEPAGE, start, size - size % _HUGE)
+    return memoryview(area)[start : start + size]
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:

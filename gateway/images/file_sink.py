@@ -9,14 +9,11 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 
 from gateway.core import relay
-from gateway.core.fasttls import ROOM
 from gateway.core.pump import WORTH
 from gateway.images import direct_io, file_io
-from gateway.images.direct_io import LARGE, PAGE, PIECE
+from gateway.images.buffers import Buffers
+from gateway.images.direct_io import LARGE, PAGE
 from gateway.images.open_file import OpenFile
-
-#: Buffers: one is written while the other is filled.
-_BUFFERS = 2
 
 
 class FileSink:
@@ -31,12 +28,9 @@ class FileSink:
     def __init__(self, opened: OpenFile, offset: int, length: int) -> None:
         self._opened = opened
         self._start = offset
-        self._enough = max(PAGE, min(PIECE, length))
-        # What one read from the network gives fits in behind.
-        self._behind = ROOM if length >= WORTH else 0
+        self._worth = length >= WORTH
+        self._buffers = Buffers(length)
         self._write_out = direct_io.write if length >= LARGE else file_io.write
-        self._free: list[memoryview] = []
-        self._unmade = _BUFFERS
         self._current: memoryview | None = None
         self._count = 0
         self._tail = b""
@@ -71,6 +65,10 @@ class FileSink:
         finally:
             self._ended = True
             self._full.clear()
+            if self._current is not None:
+                self._buffers.give(self._current)
+                self._current = None
+            self._buffers.close()
 
     # -- IConsumer ---------------------------------------------------------------------------
 
@@ -88,7 +86,7 @@ class FileSink:
     # -- Vessel --------------------------------------------------------------------------------
 
     def vessel(self) -> FileSink | None:
-        return self if self._behind and not self._late else None
+        return self if self._worth and not self._late else None
 
     def room(self) -> memoryview:
         if not self._ready() or self._current is None:
@@ -97,7 +95,7 @@ class FileSink:
 
     def filled(self, size: int) -> None:
         self._count += size
-        if self._count >= self._enough:
+        if self._count >= self._buffers.enough:
             self._hand_on(self._count - (self._start + self._count) % PAGE)
             if not self._ready():
                 self._pause()
@@ -110,12 +108,8 @@ class FileSink:
     def _ready(self) -> bool:
         """Whether there is a buffer to fill."""
         if self._current is None:
-            if self._free:
-                self._current = self._free.pop()
-            elif self._unmade:
-                self._unmade -= 1
-                self._current = direct_io.new_buffer(self._enough + self._behind)
-            else:
+            self._current = self._buffers.take()
+            if self._current is None:
                 return False
             self._count = len(self._tail)
             self._current[: self._count] = self._tail
@@ -156,7 +150,7 @@ class FileSink:
         if not self._full:
             # Nobody waits for it any more.
             return
-        self._free.append(self._full.popleft()[0])
+        self._buffers.give(self._full.popleft()[0])
         self._write()
         self._fill()
         if self._ended:

@@ -7,20 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway import errors
-from gateway.core.fasttls import BULK
+from gateway.core.fasttls import READ
 from gateway.images import direct_io, file_io
-from gateway.images.direct_io import LARGE, PAGE, PIECE
+from gateway.images.buffers import Buffers
+from gateway.images.direct_io import LARGE, PAGE
 from gateway.images.open_file import OpenFile
 
-#: Bytes given to the sink at once: enough for a connection to encrypt them onto its socket.
-_SLICE = BULK
-#: Buffers of :data:`PIECE` bytes each: one goes out while the other is filled.
-_BUFFERS = 2
+#: Bytes given to the sink at once, and in one turn of the reactor: others have their turn.
+_SLICE, _TURN = 4 * READ, 8 * READ
 
 
 @implementer(IPushProducer)
@@ -30,13 +29,14 @@ class FileSource:
     The sink gets memoryviews, and copies what it keeps of them: the next bytes come into the same buffer.
     """
 
-    def __init__(self, opened: OpenFile, start: int, stop: int) -> None:
+    def __init__(self, opened: OpenFile, start: int, stop: int, clock: IReactorTime) -> None:
         self._opened = opened
+        self._clock = clock
+        self._again: IDelayedCall | None = None
         self._at = start
         self._stop = stop
         self._read_into = direct_io.read_into if stop - start >= LARGE else file_io.read_into
-        self._spare = _BUFFERS
-        self._free: list[memoryview] = []
+        self._buffers = Buffers(stop - start + start % PAGE)
         self._ready: deque[tuple[memoryview, memoryview]] = deque()
         self._sink: Callable[[Any], None] = lambda data: None
         self._delivered: Deferred[None] | None = None
@@ -63,7 +63,10 @@ class FileSource:
     def stopProducing(self) -> None:
         self._delivered = None
         self._ready.clear()
-        self._free.clear()
+        self._buffers.close()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         self._opened.close()
 
     def _go_on(self) -> None:
@@ -71,35 +74,37 @@ class FileSource:
             return
         self._read_ahead()
         self._giving = True
-        given = False
-        # One piece at a time while another is on its way, which brings us back: others have their turn.
-        while self._wanted and self._ready and not (given and self._reading):
+        given = 0
+        while self._wanted and self._ready and given < _TURN:
             buffer, rest = self._ready[0]
-            if len(rest) > _SLICE:
-                self._ready[0] = buffer, rest[_SLICE:]
+            piece, rest = rest[:_SLICE], rest[_SLICE:]
+            if rest:
+                self._ready[0] = buffer, rest
             else:
                 self._ready.popleft()
-            self._sink(rest[:_SLICE])
-            if len(rest) <= _SLICE:
-                given = True
-                self._free.append(buffer)
+            given += len(piece)
+            self._sink(piece)
+            if not rest:
+                self._buffers.give(buffer)
                 self._read_ahead()
         self._giving = False
+        if self._wanted and self._ready and self._again is None:
+            self._again = self._clock.callLater(0, self._come_back)
         if not self._ready and not self._reading and self._at == self._stop:
             self._end(self._error)
+
+    def _come_back(self) -> None:
+        self._again = None
+        self._go_on()
 
     def _read_ahead(self) -> None:
         """Let a thread fill the next buffer, if there is one and something to read."""
         if self._reading or self._at == self._stop or self._delivered is None:
             return
         skip = self._at % PAGE
-        size = min(PIECE, skip + self._stop - self._at)
-        if self._free:
-            buffer = self._free.pop()
-        elif self._spare:
-            self._spare -= 1
-            buffer = direct_io.new_buffer(size + -size % PAGE)
-        else:
+        size = min(self._buffers.piece, skip + self._stop - self._at)
+        buffer = self._buffers.take()
+        if buffer is None:
             return
         self._reading = True
         self._opened.call(self._read_into, buffer[: size + -size % PAGE], self._at - skip).addCallbacks(

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from gateway import errors
 from gateway.core import relay
 from gateway.core.exchange import Exchange, Field
+from gateway.core.fasttls import READ
 from gateway.core.pump import Tap
 from gateway.core.sessions import Session
 from gateway.core.tickets import Ticket
@@ -221,7 +222,7 @@ class _Counted:
             self._note(size)
             took(size)
 
-        return evolve(tap, took=noted, chunks=0 if self._bucket is None else 1)
+        return evolve(tap, took=noted, most=0 if self._bucket is None else READ)
 
     def _note(self, size: int) -> None:
         self._count(size)

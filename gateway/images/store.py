@@ -1,6 +1,6 @@
 """The embedded store: an image that is a file of this very machine.
 
-Every call that may wait for a disk runs in a thread; a transfer has two buffers of a MiB or two.
+Every call that may wait for a disk runs in a thread; a transfer has two buffers.
 Source: ovirt-imageio 2.5, images API and block checksums.
 """
 
@@ -64,7 +64,7 @@ class FileTarget:
         except errors.RangeNotSatisfiable:
             opened.close()
             raise
-        return Reading(FileSource(opened, start, stop), start, stop - start, partial)
+        return Reading(FileSource(opened, start, stop, self._clock), start, stop - start, partial)
 
     async def resume(self, reading: Reading, moved: int) -> Reading:
         """What a file did not give once, it will not give at a second try."""

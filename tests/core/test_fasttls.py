@@ -27,6 +27,7 @@ from tests.support import ReactorTestCase
 
 SIZES = (1, 5, 16_383, 16_384, 16_385, 131_072, 131_073, 400_000, 3)
 LARGE = 8 << 20
+BULK = fasttls.CHUNK
 
 
 @cache
@@ -308,9 +309,9 @@ class FastTests(StockTests):
         """Large writes come in their place among all others, whether the peer reads or not."""
         await self.connected()
         ours, expected = self.side.transport, b""
-        bulk = os.urandom(3 * fasttls.BULK)
+        bulk = os.urandom(3 * BULK)
         for at in range(8):
-            view = memoryview(bulk)[at : at + fasttls.BULK + at * 50_000]
+            view = memoryview(bulk)[at : at + BULK + at * 50_000]
             ours.write(view)
             ours.gather(b"gathered")
             ours.write(view)
@@ -330,12 +331,12 @@ class FastTests(StockTests):
         await self.connected()
         ours, sent, got = self.side.transport, bytearray(), bytearray()
         while not fasttls.queued(ours.lowest):
-            sent += (piece := os.urandom(fasttls.BULK))
+            sent += (piece := os.urandom(BULK))
             ours.write(memoryview(piece))
         with self.assertRaises(SSL.WantReadError):
             for _ in range(LARGE):
                 got += self.client.recv(65536)
-        sent += (piece := os.urandom(fasttls.BULK))
+        sent += (piece := os.urandom(BULK))
         ours.write(memoryview(piece))
         got += await self.receive(len(sent) - len(got))
         self.assertTrue(got == sent)
@@ -353,10 +354,10 @@ class FastTests(StockTests):
         while (size := ours.receive_into(room, 7)) is None:
             await self.turn()
         self.assertEqual(bytes(room[:size]), b"firstse")
-        ours.write(memoryview(bytes(fasttls.BULK)))
+        ours.write(memoryview(bytes(BULK)))
         ours.settle()
         self.assertEqual(self.side.heard, b"condthird")
-        self.assertEqual(await self.receive(fasttls.BULK), bytes(fasttls.BULK))
+        self.assertEqual(await self.receive(BULK), bytes(BULK))
         ours.abortConnection()
         await self.side.lost
 
@@ -368,9 +369,23 @@ class FastTests(StockTests):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
         for _ in range(3):
-            ours.write(memoryview(bytes(fasttls.BULK)))
+            ours.write(memoryview(bytes(BULK)))
         self.assertIsInstance(await self.side.lost, ConnectionLost)
-        ours.write(memoryview(bytes(fasttls.BULK)))
+        ours.write(memoryview(bytes(BULK)))
+
+    async def test_shrinks(self) -> None:
+        """What a large write needed is given back after it, and everything comes as before."""
+        await self.connected()
+        ours = self.side.transport
+        for data in (os.urandom(BULK), b"little"):
+            before = ours._tlsConnection._from_ssl
+            ours.write(memoryview(data))
+            ours.unregisterProducer()
+            self.assertEqual(ours._tlsConnection._from_ssl == before, len(data) < BULK)
+            self.assertTrue(await self.receive(len(data)) == data)
+        await self.send(b"back")
+        while self.side.heard != b"back":
+            await self.turn()
 
     def test_chosen(self) -> None:
         """It is what serves here, unless the environment says otherwise."""

@@ -28,10 +28,11 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from gateway.core import pump as module
 from gateway.core.channel import HttpChannel
-from gateway.core.fasttls import CHUNK, READ, ROOM, FastTLS
+from gateway.core.fasttls import CHUNK, READ, ROOM, SLACK, TRAFFIC, FastTLS
 from gateway.core.http_client import HttpConnection
-from gateway.core.pump import WORTH, Outlet, Pump, Tap
+from gateway.core.pump import WORTH, Outlet, Pump, Tap, Turns
 from gateway.core.relay import Valve
 from gateway.images.reading import STALL
 from tests.core.wires import ID, UPSTREAM, Peer, WireCase, own_reactor
@@ -773,6 +774,8 @@ class TurnTests(SynchronousTestCase):
         self.left = 10_000_000
         self.moved: list[int] = []
         self.wanted = True
+        # Nobody else is heard here.
+        self.patch(module, "TURNS", Turns(heard=TRAFFIC.deliveries))
 
     def took(self, size: int) -> None:
         self.left -= size
@@ -808,31 +811,41 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(sum(self.vessel.chunks), most)
 
     def test_one_by_one(self) -> None:
-        """One chunk only, where that was asked for."""
-        wire = self.endless()
-        self.pump(wire, chunks=1)
+        """As much as was asked for, where that is less."""
+        self.pump(wire := self.endless(), most=READ)
         wire.doRead()
-        self.assertEqual(wire.socket.reads, 1)
+        self.assertEqual(self.moved, [READ])
+
+    def share(self, wires: list[Any]) -> int:
+        """What each of *wires* moves in a turn of the reactor, the second that they have together."""
+        for _ in range(2):
+            self.moved.clear()
+            for wire in wires:
+                wire.doRead()
+        self.assertEqual(len(set(self.moved)), 1)
+        return self.moved[0]
 
     def test_shares(self) -> None:
-        """Several bodies share what may go by in a turn, and each has a chunk at least."""
+        """Several bodies share what may go by in a turn: each has a read, and none more than alone."""
+        self.left = 1 << 40
+        wires = [self.endless() for _ in range(20)]
+        for wire in wires:
+            self.pump(wire)
+        for count in (1, 2, 3, 4, 8, 16, 20, 1):
+            self.assertEqual(self.share(wires[:count]), max(min(4 * CHUNK // count, CHUNK), READ))
+
+    def test_others_heard(self) -> None:
+        """When a protocol is given something, everybody takes less for a while."""
         self.left = 1 << 40
         wires = [self.endless() for _ in range(6)]
-        pumps = [self.pump(wire) for wire in wires]
-        for count in range(1, 7):
-            for wire in wires[:count]:
-                wire.doRead()
-            for wire in wires[:count]:
-                before = wire.socket.reads
-                wire.doRead()
-                self.assertEqual(wire.socket.reads - before, max(1, 4 // count))
-        for pump in pumps[:5]:
-            pump.close()
-            pump.close()
-        wires[5].doRead()
-        before = wires[5].socket.reads
-        wires[5].doRead()
-        self.assertEqual(wires[5].socket.reads - before, 4)
+        for wire in wires:
+            self.pump(wire)
+        for count in (1, 2, 3, 4, 6, 1):
+            TRAFFIC.deliveries += 1
+            self.assertEqual(self.share(wires[:count]), max(CHUNK // 2 // count, READ))
+        for _ in range(1000):
+            wires[0].doRead()
+        self.assertEqual(self.moved[-1], CHUNK)
 
     def test_idle(self) -> None:
         """Pumps through which nothing goes take nothing of anybody's share, however many they are."""
@@ -841,15 +854,13 @@ class TurnTests(SynchronousTestCase):
         self.pump(wire)
         for _ in range(2000):
             self.pump(self.endless())
-        wire.doRead()
-        wire.doRead()
-        self.assertEqual(wire.socket.reads, 8)
+        self.assertEqual(self.share([wire]), CHUNK)
 
     def test_last_byte(self) -> None:
         """The last byte is not taken, and the transport reads for itself then, whatever went by meanwhile."""
         wire = self.endless()
         self.left = 700_000
-        self.pump(wire, chunks=2)
+        self.pump(wire, most=4 * READ)
         wire.doRead()
         self.left -= 10
         wire.doRead()
@@ -930,4 +941,4 @@ class TurnTests(SynchronousTestCase):
     def test_too_little_room(self) -> None:
         """Nothing is decrypted into a room that may be too small for it."""
         connection = FastTLS(cast(Any, None), cast(Any, None))
-        self.assertRaises(ValueError, connection.receive_into, memoryview(bytearray(ROOM - 1)), 10)
+        self.assertRaises(ValueError, connection.receive_into, memoryview(bytearray(SLACK)), 10)

@@ -62,6 +62,20 @@ class DirectTests(SynchronousTestCase):
         """Bytes of any number come from where they went, and the descriptor is as it was."""
         self.check(self.descriptor, size, offset, direct_io.new_buffer(5 * PAGE))
 
+    def test_places(self) -> None:
+        """Buffers begin where a page does, large ones where a huge one does, and are empty."""
+        for size, page in (
+            (1, PAGE),
+            (PAGE, PAGE),
+            (5 * PAGE, PAGE),
+            (8 << 20, 2 << 20),
+            ((8 << 20) + 1, 2 << 20),
+        ):
+            buffer = direct_io.new_buffer(size)
+            self.assertEqual(len(buffer), size)
+            self.assertEqual(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % page, 0)
+            self.assertFalse(any(buffer))
+
     def test_elsewhere(self) -> None:
         """A file system in memory, and buffers at odd places, only go another way."""
         elsewhere = Path(mkdtemp(dir="/dev/shm")) / "file"

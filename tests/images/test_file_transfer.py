@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from gateway import errors
-from gateway.core.fasttls import ROOM
-from gateway.images.direct_io import PIECE
+from gateway.core.fasttls import SLACK
+from gateway.images.buffers import PIECE
 from gateway.images.file_sink import FileSink
 from gateway.images.file_source import FileSource
 from gateway.images.open_file import OpenFile
@@ -162,8 +162,9 @@ class SinkTests(FileCase):
                 source.delivered.callback(None)
                 self.work()
             else:
-                room, size = vessel.room(), min(random.randint(1, ROOM), len(data) - at)
-                self.assertGreaterEqual(len(room), ROOM)
+                room = vessel.room()
+                self.assertGreater(len(room), SLACK)
+                size = min(random.randint(1, len(room)), len(data) - at)
                 room[:size] = data[at : at + size]
                 vessel.filled(size)
                 at += size
@@ -251,6 +252,15 @@ class SourceTests(FileCase):
         super().setUp()
         self.path.write_bytes(DATA)
         self.got = bytearray()
+        self.clock = Clock()
+
+    def work(self) -> None:
+        while self.threads.waiting or self.clock.getDelayedCalls():
+            self.clock.advance(0)
+            super().work()
+
+    def source(self, start: int, stop: int) -> FileSource:
+        return FileSource(self.open(), start, stop, self.clock)
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, len(DATA)), st.integers(0, len(DATA)), st.integers(0, 1 << 32))
@@ -259,7 +269,7 @@ class SourceTests(FileCase):
         random = Random(seed)
         start, stop = sorted((one, other))
         self.got.clear()
-        source = FileSource(self.open(), start, stop)
+        source = self.source(start, stop)
 
         def take(piece: bytes) -> None:
             self.got.extend(piece)
@@ -270,6 +280,8 @@ class SourceTests(FileCase):
         while not delivered.called:
             if self.threads.waiting and random.random() < 0.5:
                 self.threads.run()
+            elif random.random() < 0.5:
+                self.clock.advance(0)
             else:
                 source.resumeProducing()
         self.successResultOf(delivered)
@@ -278,7 +290,7 @@ class SourceTests(FileCase):
 
     def test_bounded(self) -> None:
         """A sink that takes nothing has at most two pieces read for it."""
-        source = FileSource(self.open(), 0, len(DATA))
+        source = self.source(0, len(DATA))
         delivered = source.deliver(self.got.extend)
         source.pauseProducing()
         calls = 0
@@ -287,9 +299,9 @@ class SourceTests(FileCase):
             calls += 1
         self.assertEqual((calls, len(self.got)), (2, 0))
         source.resumeProducing()
-        # The other one in another turn, when the next is there.
+        # The other one in another turn.
         self.assertEqual(len(self.got), PIECE)
-        self.threads.run()
+        self.clock.advance(0)
         self.assertEqual(len(self.got), BOUND)
         delivered.cancel()
         self.failureResultOf(delivered)
@@ -297,7 +309,7 @@ class SourceTests(FileCase):
 
     def test_stopped_within_a_piece(self) -> None:
         """A sink that has enough gets nothing more, and the file is closed under no thread."""
-        source = FileSource(self.open(), 0, len(DATA))
+        source = self.source(0, len(DATA))
 
         def take(piece: bytes) -> None:
             self.got.extend(piece)
@@ -313,7 +325,7 @@ class SourceTests(FileCase):
 
     def test_shorter(self) -> None:
         """A file that ends early gives what there is, and then a failure instead of an end."""
-        source = FileSource(self.open(), 0, len(DATA))
+        source = self.source(0, len(DATA))
         os.truncate(self.path, PIECE + 100)
         delivered = source.deliver(self.got.extend)
         self.work()

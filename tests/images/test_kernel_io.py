@@ -12,7 +12,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute, gatherResults
 
 from gateway.images import direct_io, file_io
-from gateway.images.direct_io import PAGE, PIECE
+from gateway.images.buffers import PIECE
+from gateway.images.direct_io import PAGE
 from gateway.images.kernel_io import Elsewhere
 from tests.support import ReactorTestCase
 
