@@ -18,7 +18,16 @@ from tests.functional.commands import curl, imageio_client, qemu_img
 from tests.functional.console_client import Console, Refused
 from tests.functional.libvirt_daemon import Libvirtd, tiny
 from tests.functional.peers import Gateway
-from tests.functional.processes import DEADLINE, HOST, MIB, best_of, free_port, short_directory, wait_for
+from tests.functional.processes import (
+    DEADLINE,
+    HOST,
+    MIB,
+    START,
+    best_of,
+    free_port,
+    short_directory,
+    wait_for,
+)
 from tests.functional.test_real_client import DOWNLOAD, UPLOAD
 from tests.functional.test_real_shared import WHOLE, Seat
 
@@ -225,12 +234,21 @@ class VolumeTests(PlanesCase):
         while len(got) < 8 * MIB and (piece := connection.recv(MIB)):
             got += piece
         self.daemon.end(SIGKILL)
+        died, began = time.monotonic(), len(got)
         again = threading.Timer(1.0, self.daemon.start)
         again.start()
         self.addCleanup(again.join)
-        connection.settimeout(40)
-        while len(got) < SIZE and (piece := connection.recv(MIB)):
-            got += piece
+        connection.settimeout(START)
+        try:
+            while len(got) < SIZE and (piece := connection.recv(MIB)):
+                got += piece
+        except TimeoutError:
+            pass
+        # Whoever sees this fail has nothing but this line.
+        told = (
+            f"{began} bytes before, {len(got)} in all, {time.monotonic() - died:.0f} s, {again.is_alive()=}"
+        )
+        self.assertEqual(len(got), SIZE, f"{told}: {self.gateway.log()[-600:]}")
         again.join()
         self.assertEqual(bytes(got), source.read_bytes())
 
