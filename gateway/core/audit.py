@@ -1,7 +1,7 @@
 """The audit trail: who did what, with which result; never sampled, except for floods of refusals.
 
-Records go to the namespace ``gateway.audit``; :mod:`gateway.core.logs` writes them. Field names are fixed, so
-that a trail can be searched by them.
+Records go to the namespace ``gateway.audit`` as lines of JSON; :mod:`gateway.core.logs` writes them. Field
+names are fixed, so that a trail can be searched by them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
 from gateway.core.batch import BATCH
+from gateway.core.log_lines import members
 from gateway.core.logs import rfc3339
 
 #: What a record may say. ``ticket`` is a fingerprint, ``session`` our public number, and ``console`` that of
@@ -78,6 +79,10 @@ class _Record(NamedTuple):
     said: Mapping[str, object]
 
 
+#: What a record says, and the same as members of a JSON object.
+_Said = tuple[Mapping[str, object], str]
+
+
 @define
 class _Window:
     """Refusals of one address since *began*, in seconds of the clock."""
@@ -103,10 +108,15 @@ class Audit:
     boot: str
     _seq: int = field(default=0, init=False)
     _last: deque[_Record] = field(factory=lambda: deque(maxlen=_KEPT), init=False)
-    _told: list[_Record] = field(factory=list, init=False)
-    _said: dict[object, Mapping[str, object]] = field(factory=dict, init=False)
+    _told: list[tuple[_Record, str]] = field(factory=list, init=False)
+    _said: dict[object, _Said] = field(factory=dict, init=False)
     _windows: dict[str, _Window] = field(factory=dict, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
+    _here: str = field(init=False)
+
+    @_here.default
+    def _where(self) -> str:
+        return members({"host": self.host, "pid": self.pid, "boot": self.boot})
 
     def __call__(self, event: str, /, **fields: object) -> None:
         """Write one record, or count it when its peer was refused too often in the last minute.
@@ -114,9 +124,6 @@ class Audit:
         :param fields: texts and numbers; None is left out.
         :raises TypeError: when a field has an unknown name.
         """
-        if not fields.keys() <= FIELDS:
-            unknown = sorted(fields.keys() - FIELDS)
-            raise TypeError(f"audit records have no field {', '.join(unknown)}")
         if event in REFUSALS and "peer" in fields and self._flooded(address_of(str(fields["peer"]))):
             return
         self._write(event, fields)
@@ -136,22 +143,27 @@ class Audit:
             self._end(address)
 
     def _write(self, event: str, fields: Mapping[str, object]) -> None:
-        key = event, tuple(fields), tuple(fields.values())
-        said = self._said.get(key)
-        if said is None:
-            if len(self._said) >= _SHARED:
-                self._said.clear()
-            said = {"event": event} | {name: value for name, value in fields.items() if value is not None}
-            self._said[key] = said
+        said, text = self._said.get((event, *fields, *fields.values())) or self._say(event, fields)
         self._seq += 1
         record = _Record(self._seq, self.wall(), self.clock.seconds(), said)
         self._last.append(record)
-        self._told.append(record)
+        self._told.append((record, text))
         if not BATCH.open:
             self._tell()
         elif len(self._told) == 1:
             # Whoever has an answer finds it in the trail, also when we are killed at once.
             BATCH.first(self._tell)
+
+    def _say(self, event: str, fields: Mapping[str, object]) -> _Said:
+        """What a record says, for this one and those that are to say the same."""
+        if not fields.keys() <= FIELDS:
+            unknown = sorted(fields.keys() - FIELDS)
+            raise TypeError(f"audit records have no field {', '.join(unknown)}")
+        if len(self._said) >= _SHARED:
+            self._said.clear()
+        said = {"event": event} | {name: value for name, value in fields.items() if value is not None}
+        found = self._said[event, *fields, *fields.values()] = said, members(said)
+        return found
 
     def _whole(self, record: _Record) -> dict[str, object]:
         return {
@@ -168,7 +180,8 @@ class Audit:
         told, self._told = self._told, []
         log = self.log
         with BATCH:
-            for record in told:
+            for (seq, wall, mono, said), text in told:
+                time = f'"time": "{rfc3339(wall)}", "mono": {round(mono, 6)!r}'
                 # As its info() makes it, which asks first whether there is such a level.
                 log.observer(
                     {
@@ -177,9 +190,9 @@ class Audit:
                         "log_namespace": log.namespace,
                         "log_source": log.source,
                         "log_format": "{event}",
-                        "log_time": record.wall,
-                        "event": record.said["event"],
-                        "audit": self._whole(record),
+                        "log_time": wall,
+                        "event": said["event"],
+                        "audit": f'{{{time}, {self._here}, "seq": {seq}, {text}}}',
                     }
                 )
 

@@ -35,12 +35,6 @@ _NAME = re.compile(r"\{([a-z]+)", re.ASCII)
 clean_name = lru_cache(maxsize=512)(clean)
 encode = json.JSONEncoder(ensure_ascii=False).encode
 
-#: Members of an audit record that differ from one to the next stand first: so many.
-_FRESH = 6
-#: The others as they are written; such as have only these values are kept, up to so many.
-_seen: dict[object, str] = {}
-_FLAT, _KEPT = frozenset({str, int, float, bool, type(None)}), 1024
-
 
 class _Shown:
     """An object inside of a format: whatever the format takes of it comes out clean."""
@@ -99,33 +93,13 @@ def plain(name: str, value: object, depth: int = _DEPTH) -> object:
     return clean_field(name, hex(value) if isinstance(value, int) else safe_repr(value))
 
 
-def audit_line(event: Mapping[str, Any]) -> str:
-    """The JSON line of an event of the namespace ``gateway.audit``."""
-    record = event.get("audit")
-    few = tuple(islice(record.items(), _MEMBERS)) if isinstance(record, Mapping) else ()
-    members = [_member(name, value) for name, value in few[:_FRESH]]
-    if rest := few[_FRESH:]:
-        members.append(_repeated(rest))
-    return f"{{{', '.join(members)}}}"
-
-
-def _repeated(members: tuple[tuple[object, object], ...]) -> str:
-    """Members of an audit record that are likely to have been in one before, all of them."""
-    # Values that are equal are written alike when they are of one kind, and flat.
-    kinds = tuple([type(value) for _, value in members])
-    key = (members, kinds) if _FLAT.issuperset(kinds) else None
-    found = _seen.get(key)
-    if found is None:
-        found = ", ".join([_member(name, value) for name, value in members])
-        if key is not None and all(len(value) <= FIELD for _, value in members if isinstance(value, str)):
-            if len(_seen) >= _KEPT:
-                _seen.clear()
-            _seen[key] = found
-    return found
+def members(fields: Mapping[str, object]) -> str:
+    """*fields* as members of a JSON object, without its braces, clean as of :func:`plain`."""
+    return ", ".join([_member(name, value) for name, value in islice(fields.items(), _MEMBERS)])
 
 
 def _member(name: object, value: object) -> str:
-    """One member of an audit record, as :func:`plain` has it; most members were in a record before."""
+    """One member of a JSON object, as :func:`plain` has it; most were in one before."""
     if (type(value) is int or type(value) is float) and -_MOST < value < _MOST:
         return f"{_key(name)}{value!r}"
     if isinstance(value, str) and len(value) <= FIELD:

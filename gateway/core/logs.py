@@ -36,13 +36,14 @@ from zope.interface import implementer
 
 from gateway.core.batch import BATCH
 from gateway.core.config_model import Config
-from gateway.core.log_lines import audit_line, clean_name, encode, plain, text_of, traceback_of
+from gateway.core.log_lines import clean_name, encode, plain, text_of, traceback_of
 
 AUDIT = "gateway.audit"
 #: Keys of an event that are no fields: those of Twisted's older log.
 _OLD = frozenset({"message", "time", "isError", "system", "format", "failure", "why", "log_legacy"})
 
 
+@lru_cache(maxsize=8)
 def rfc3339(seconds: float) -> str:
     """*seconds* since the epoch as UTC, to the millisecond."""
     whole, rest = divmod(round(seconds * 1e6), 1_000_000)
@@ -143,7 +144,7 @@ class Logs:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("log_namespace") == AUDIT:
-            line = audit_line(event)
+            line = event["audit"]
             if self.audit is not None:
                 self.audit.write(line)
             when = rfc3339(event.get("log_time", 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -24,7 +25,7 @@ class AuditTests(SynchronousTestCase):
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        return [event["audit"] for event in self.events]
+        return [json.loads(event["audit"]) for event in self.events]
 
     def refuse(self, peer: str, times: int) -> None:
         for _ in range(times):

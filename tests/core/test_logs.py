@@ -26,7 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from gateway.core.audit import Audit
 from gateway.core.batch import BATCH
 from gateway.core.config_model import Config, Log
-from gateway.core.log_lines import audit_line, plain
+from gateway.core.log_lines import members, plain
 from gateway.core.logs import LoggedService, Logs, Sink, capture, observer
 from gateway.core.masking import clean
 
@@ -270,7 +270,7 @@ class LogTests(LogCase):
         self.assertIn("DEBUG gateway.test: loud", self.written)
         logs.level = LogLevel.critical
         Logger(namespace="gateway.audit", observer=logs).info(
-            "{event}", event="start", audit={"event": "start"}
+            "{event}", event="start", audit='{"event": "start"}'
         )
         self.assertIn('AUDIT gateway.audit: {"event": "start"}', self.written)
 
@@ -307,7 +307,7 @@ class LogTests(LogCase):
         logs = observer(config, dropped.append)
         self.addCleanup(logs.close)
         Logger(namespace="a", observer=logs).info("lost")
-        Logger(namespace="gateway.audit", observer=logs).info("{event}", event="x", audit={})
+        Logger(namespace="gateway.audit", observer=logs).info("{event}", event="x", audit="{}")
         self.assertEqual((dropped, logs.log.dropped), (["log", "audit", "log"], 2))
 
     def test_torn_line(self) -> None:
@@ -352,13 +352,6 @@ class LogTests(LogCase):
             sink.reopen()
             sink.write("two")
         self.assertEqual((moved.read_text(), self.written), ("one\n", "two\n"))
-
-    def test_kinds(self) -> None:
-        """Values that are equal are not taken for each other when they are written differently."""
-        first = dict.fromkeys("abcdef", "x")
-        for value, text in ((1, "1"), (True, "true"), (1.0, "1.0"), ("1", '"1"'), ((1,), "[1]"),
-                            ((True,), "[true]"), ((1,), "[1]"), (1, "1")):  # fmt: skip
-            self.assertIn(f'"last": {text}}}', audit_line({"audit": {**first, "last": value}}))
 
     def test_mode(self) -> None:
         """A new file is not for everybody."""
@@ -412,7 +405,7 @@ class LogTests(LogCase):
     def test_any_record(self, fields: dict[str, object]) -> None:
         """An audit record holds what its fields are when they are clean, whatever was in the one before."""
         for record in (fields, {name: str(value) for name, value in fields.items()}, fields):
-            line = audit_line({"audit": record})
+            line = f"{{{members(record)}}}"
             self.assertEqual(json.loads(line), json.loads(json.dumps(plain("audit", record))))
             self.assertEqual(len(line.splitlines()), 1)
 
