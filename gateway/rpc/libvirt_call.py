@@ -29,8 +29,8 @@ class Calls(Protocol):
     def failed(self, call: ClientCall, failure: Failure) -> None:
         """There is no answer but this."""
 
-    def returned(self) -> None:
-        """One is not on its way to the hypervisor any more."""
+    def returned(self, call: ClientCall) -> None:
+        """*call* is not on its way to the hypervisor any more."""
 
 
 class ClientCall:
@@ -88,13 +88,13 @@ class ClientCall:
         """Take the answer."""
         self.called = True
         self.do(self._calls.replied, result)
-        self._calls.returned()
+        self._calls.returned(self)
 
     def errback(self, failure: Failure) -> None:
         """Take what there is instead."""
         self.called = True
         self.do(self._calls.failed, failure)
-        self._calls.returned()
+        self._calls.returned(self)
 
 
 def understood(message: Message, *, known: bool) -> tuple[Procedure, dict[str, Any]]:

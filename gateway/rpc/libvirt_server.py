@@ -38,8 +38,8 @@ from gateway.wire.xdr import XdrError
 
 #: Bytes of a message before the login: the longest is that of a token.
 STRANGERS = 512 * 1024
-#: Messages that may wait or be in work before reading stops.
-WINDOW = 16
+#: Calls that may be in work before reading stops.
+WINDOW = 32
 #: Bytes of such calls, before reading stops.
 HEAVY = 8 * 1024 * 1024
 #: Seconds between signs of life, and how many may be missing. Source: libvirtd.conf, keepalive_*.

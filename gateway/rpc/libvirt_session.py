@@ -299,7 +299,7 @@ class LibvirtSession:
             return {"supported": 0}
         if self._upstream is None:
             raise refusal(1, "hypervisor connection not open")
-        return Plan(_FEATURE, arguments, (), None, _FEATURE, arguments, None)
+        return Plan(_FEATURE, arguments, None, _FEATURE, arguments, None)
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -347,9 +347,9 @@ class LibvirtSession:
             payload = call.message.payload if literal else packed(plan.procedure, plan.arguments)
             self._there()[2].ask(call, plan.procedure, payload)
 
-    def returned(self) -> None:
-        """A call has come back from the hypervisor."""
-        self._there()[2].turn()
+    def returned(self, call: ClientCall) -> None:
+        """*call* has come back from the hypervisor."""
+        self._there()[2].returned(call)
 
     def replied(self, call: ClientCall, reply: Reply) -> None:
         """Answer with what the client may know of what the hypervisor says."""

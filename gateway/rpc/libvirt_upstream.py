@@ -15,8 +15,9 @@ from gateway.rpc.libvirt_errors import refusal
 from gateway.rpc.registrations import Registrations
 from gateway.wire.libvirt_schema import Procedure
 
-#: Calls of one client at a time on the way to its hypervisor, which takes five messages.
-_TOGETHER = 4
+#: Calls of one client at a time on the way to its hypervisor, which takes five and then reads nothing, not even
+#: signs of life; more of those that change nothing, as long as they are answered at once: in so many seconds.
+_TOGETHER, _QUICK, _AT_ONCE = 4, 16, 0.1
 _PASSES_DESCRIPTORS = frozenset(
     {
         "DOMAIN_OPEN_GRAPHICS",
@@ -46,7 +47,8 @@ class Upstream:
     ) -> None:
         self._connection = connection
         self._registrations = Registrations(clock)
-        self._asking = 0
+        self._clock = clock
+        self._asked: dict[ClientCall, None] = {}
         self._waiting: deque[tuple[ClientCall, Procedure, bytes]] = deque()
         self._closed = False
         connection.event, connection.lost = event, lost
@@ -68,10 +70,21 @@ class Upstream:
         """
         if self._closed:
             raise errors.Interrupted(maybe_executed=False)
-        if self._asking >= _TOGETHER:
+        if self._waiting or not self._has_room(procedure):
             self._waiting.append((call, procedure, payload))
-            return
-        self._asking += 1
+        else:
+            self._post(call, procedure, payload)
+
+    def _has_room(self, procedure: Procedure) -> bool:
+        """Whether one more call may go, after the others."""
+        count = len(self._asked)
+        if count < _TOGETHER:
+            return True
+        oldest = next(iter(self._asked)).began
+        return not procedure.writes and count < _QUICK and self._clock.seconds() - oldest < _AT_ONCE
+
+    def _post(self, call: ClientCall, procedure: Procedure, payload: bytes) -> None:
+        self._asked[call] = None
         self._registrations.asked(procedure)
         self._connection.post(procedure, payload, call, whole=True)
 
@@ -79,12 +92,12 @@ class Upstream:
         """*procedure* was called with success."""
         self._registrations.done(procedure)
 
-    def turn(self) -> None:
-        """One call is not on its way any more: let the next one go."""
-        self._asking -= 1
-        if self._waiting:
+    def returned(self, call: ClientCall) -> None:
+        """*call* is not on its way any more: let others go."""
+        del self._asked[call]
+        while self._waiting and self._has_room(self._waiting[0][1]):
             call, procedure, payload = self._waiting.popleft()
-            call.do(self.ask, procedure, payload)
+            call.do(self._post, procedure, payload)
 
     def flow(self, on: bool) -> None:
         """Read what the hypervisor says, or do not."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from attrs import frozen
@@ -113,14 +113,21 @@ def uuid_of(dom: Dom) -> str:
     :raises BadArguments: it has none.
     """
     uuid = dom.get("uuid")
-    if isinstance(uuid, str) and _UUID.fullmatch(lower := uuid.lower()) is not None:
+    if isinstance(uuid, str) and (lower := _lower(uuid)):
         return lower
     raise errors.BadArguments("dom.uuid", "a uuid of 36 characters is expected")
 
 
 def is_uuid(text: str) -> bool:
     """Tell whether *text* is a uuid of 36 characters, in whatever case."""
-    return _UUID.fullmatch(text.lower()) is not None
+    return bool(_lower(text))
+
+
+@lru_cache(maxsize=4096)
+def _lower(text: str) -> str:
+    """A uuid in lower case; empty for what is none."""
+    lower = text.lower()
+    return lower if _UUID.fullmatch(lower) is not None else ""
 
 
 def uuids(procedure: Procedure, arguments: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,7 +135,7 @@ def uuids(procedure: Procedure, arguments: Mapping[str, Any]) -> tuple[str, ...]
 
     :raises BadArguments: one of them has no uuid.
     """
-    return tuple(uuid_of(dom) for dom in doms(procedure, arguments))
+    return tuple([uuid_of(dom) for dom in doms(procedure, arguments)])
 
 
 def doms(procedure: Procedure, arguments: Mapping[str, Any]) -> list[Dom]:
@@ -168,7 +175,11 @@ def doms_told(procedure: Procedure, values: Mapping[str, Any]) -> list[Dom]:
 
     An answer to a call that named a domain repeats the name it was given; such are not believed.
     """
-    if not procedure.event and in_arguments(procedure):
-        return []
-    places = in_arguments(procedure) if procedure.event else in_results(procedure)
-    return [dom for place in places for dom in place.doms(values)]
+    return [dom for place in _telling(procedure) for dom in place.doms(values)]
+
+
+@cache
+def _telling(procedure: Procedure) -> tuple[Place, ...]:
+    if procedure.event:
+        return in_arguments(procedure)
+    return () if in_arguments(procedure) else in_results(procedure)

@@ -6,7 +6,7 @@ one gets, and lists are shorter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -48,17 +48,20 @@ class Plan:
     """A call that was let through.
 
     :ivar procedure: what to ask, with *arguments*; not always what was asked for.
-    :ivar uuids: the domains that the call names.
     :ivar ready: the answer, when nothing is to be asked at all.
     """
 
     procedure: Procedure
     arguments: Mapping[str, Any]
-    uuids: tuple[str, ...]
     ready: dict[str, Any] | None
     _asked: Procedure
     _given: Mapping[str, Any]
     _visible: Visible | None
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """The domains that the call names."""
+        return objects.uuids(self.procedure, self.arguments)
 
     @property
     def literal(self) -> bool:
@@ -74,15 +77,14 @@ class Plan:
             return self.ready
         if self._visible is None:
             return results
-        # A call that names a domain gets back the name that it gave: that one is not believed.
-        told = not self.uuids
+        named = self.uuids
         answer = dict(results)
         for place in objects.in_results(self.procedure):
             if place.many:
-                answer[place.name], taken = objects.pruned(place, results, lambda dom: self._sees(dom, told))
+                answer[place.name], taken = objects.pruned(place, results, lambda dom: self._sees(dom, named))
                 if "ret" in answer:
                     answer["ret"] = max(0, answer["ret"] - taken)
-            elif any(not self._sees(dom, told) for dom in place.doms(results)):
+            elif any(not self._sees(dom, named) for dom in place.doms(results)):
                 raise absent(self._asked, self._given)
         return self._in_the_old_way(answer) if self.procedure != self._asked else answer | self._count(answer)
 
@@ -99,8 +101,9 @@ class Plan:
             )
         return error
 
-    def _sees(self, dom: objects.Dom, told: bool) -> bool:
-        return objects.uuid_of(dom) in self.uuids or self._visible is None or self._visible(dom, told)
+    def _sees(self, dom: objects.Dom, named: Sequence[str]) -> bool:
+        # A call that names a domain gets back the name that it gave: that one is not believed.
+        return objects.uuid_of(dom) in named or self._visible is None or self._visible(dom, not named)
 
     def _count(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """Who wants only the number of domains gets no list."""

@@ -151,7 +151,7 @@ class Scope:
                 self._passed.add(call)
         if not self.restricted:
             self._check_xml(call, arguments, names, volumes)
-            return Plan(call, arguments, objects.uuids(call, arguments), None, call, arguments, None)
+            return Plan(call, arguments, None, call, arguments, None)
         return self._restricted_plan(call, needs, arguments, names, volumes)
 
     def shows(self, event: Procedure, values: Mapping[str, Any], names: Names) -> bool:
@@ -233,10 +233,10 @@ class Scope:
         self._check_xml(call, arguments, names, volumes)
         if call.name in OLD_LISTS:
             flag = OLD_LISTS[call.name][0]
-            return Plan(LIST, {"need_results": 1, "flags": flag}, (), None, call, arguments, visible)
+            return Plan(LIST, {"need_results": 1, "flags": flag}, None, call, arguments, visible)
         if call == LIST:
             asked = {**arguments, "need_results": 1}
-        return Plan(call, asked, objects.uuids(call, asked), ready, call, arguments, visible)
+        return Plan(call, asked, ready, call, arguments, visible)
 
     def _check_xml(
         self, call: Procedure, arguments: Mapping[str, Any], names: Names, volumes: Mapping[str, str]

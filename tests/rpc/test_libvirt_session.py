@@ -22,6 +22,7 @@ from tests.rpc.test_volume_files import disks
 
 LIST = {"need_results": 1, "flags": 0}
 NAME = "test:///default?target=lab"
+INFO = {"state": 1, "maxMem": 1, "memory": 1, "nrVirtCpu": 1, "cpuTime": 1}
 
 
 def payload(name: str, /, **values: Any) -> bytes:
@@ -584,24 +585,47 @@ class LifeTests(LibvirtStage):
         self.assertEqual(len(self.daemon.arrived), 1)
 
     def test_turns(self) -> None:
-        """Four calls of one client are on the way at a time; whoever is answered makes room for the next."""
+        """Sixteen reads of one client are on the way at a time; who is answered makes room for the next."""
         client = self.opened()
-        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(10)))
+        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(20)))
+        client.listen()
+        self.assertEqual(len(self.daemon.asked), 16)
+        for _ in range(20):
+            self.daemon.asked[-1].answer(**INFO)
+            self.turn()
+        self.assertEqual(len(client.listen()), 20)
+
+    def test_slow_turns(self) -> None:
+        """Four are on the way when one of them is not answered at once, until it is."""
+        client = self.opened()
+        client.say(client.message("DOMAIN_GET_INFO", dom=ALICE))
+        client.listen()
+        self.turn(1)
+        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(12)))
         client.listen()
         self.assertEqual(len(self.daemon.asked), 4)
-        info = {"state": 1, "maxMem": 1, "memory": 1, "nrVirtCpu": 1, "cpuTime": 1}
-        for _ in range(10):
-            self.daemon.asked[-1].answer(**info)
-            self.turn()
-        self.assertEqual(len(client.listen()), 10)
+        slow, *others = self.daemon.asked
+        others[0].answer(**INFO)
+        self.turn()
+        self.assertEqual(len(self.daemon.asked), 4)
+        slow.answer(**INFO)
+        self.turn()
+        self.assertEqual(len(self.daemon.asked), 11)
+
+    def test_turns_of_writes(self) -> None:
+        """What changes something takes its time: four at once."""
+        client = self.opened()
+        client.say(*(client.message("DOMAIN_SUSPEND", dom=ALICE) for _ in range(10)))
+        client.listen()
+        self.assertEqual(len(self.daemon.asked), 4)
 
     def test_left_with_turns(self) -> None:
         """Who leaves with calls on the way, and others that wait for their turn, leaves nothing behind."""
         client = self.opened()
-        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(10)))
+        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(20)))
         client.listen()
         client.leave()
-        self.assertEqual((len(self.daemon.arrived), self.daemon.live), (4, []))
+        self.assertEqual((len(self.daemon.arrived), self.daemon.live), (16, []))
 
     def test_left_with_registrations(self) -> None:
         """Where there are registrations the connection stays for its last answers: libvirtd would crash."""
@@ -611,9 +635,9 @@ class LifeTests(LibvirtStage):
             peer = self.upstream
             if registered:
                 client.call(ask, eventID=0, dom=None)
-            client.say(*(client.message("DOMAIN_GET_STATE", dom=ALICE, flags=0) for _ in range(9)))
+            client.say(*(client.message("DOMAIN_GET_STATE", dom=ALICE, flags=0) for _ in range(19)))
             client.listen()
-            self.assertEqual(len(peer.asked), 4)
+            self.assertEqual(len(peer.asked), 16)
             client.server.pauseProducing()
             client.leave()
             self.assertEqual(peer.lost, not registered)
@@ -626,7 +650,7 @@ class LifeTests(LibvirtStage):
                 peer.tell("DOMAIN_EVENT_CALLBACK_REBOOT", callbackID=1, dom=ALICE)
             self.turn(1 if answered else 31)
             self.assertTrue(peer.lost)
-            self.assertEqual([it.name for it in peer.came].count("DOMAIN_GET_STATE"), 4)
+            self.assertEqual([it.name for it in peer.came].count("DOMAIN_GET_STATE"), 16)
 
     def test_lost(self) -> None:
         """When the hypervisor is lost calls end with an error, and the connection after them."""
@@ -642,19 +666,19 @@ class LifeTests(LibvirtStage):
         """Calls on the way, or waiting for their turn, end with the ticket; a late answer is nobody's."""
         client = self.opened()
         peer = self.upstream
-        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(6)))
+        client.say(*(client.message("DOMAIN_GET_INFO", dom=ALICE) for _ in range(18)))
         client.listen()
         self.trail.clear()
         self.revoke()
         self.assertTrue(client.wire.aborted)
         ends = [(it["kind"], it["reason"]) for it in self.trail if it["event"] == "libvirt.call"]
-        self.assertEqual(ends, [("DOMAIN_GET_INFO", "cancelled")] * 6)
+        self.assertEqual(ends, [("DOMAIN_GET_INFO", "cancelled")] * 18)
         said = len(client.wire.value())
         for asked in list(peer.asked):
-            asked.answer(state=1, maxMem=1, memory=1, nrVirtCpu=1, cpuTime=1)
+            asked.answer(**INFO)
         self.turn()
         came = [it.name for it in peer.came]
-        self.assertEqual((len(client.wire.value()), came.count("DOMAIN_GET_INFO")), (said, 4))
+        self.assertEqual((len(client.wire.value()), came.count("DOMAIN_GET_INFO")), (said, 16))
 
     def test_bytes(self) -> None:
         """What has only one form passes in the bytes it came in, all else in the form that is libvirt's."""
@@ -673,8 +697,7 @@ class LifeTests(LibvirtStage):
 
     def test_nonsense_of_the_hypervisor(self) -> None:
         """An answer that is not what its type says reaches nobody, and is the hypervisor's last."""
-        info = {"state": 1, "maxMem": 1, "memory": 1, "nrVirtCpu": 1, "cpuTime": 1}
-        right = procedure("DOMAIN_GET_INFO").results.pack(info)
+        right = procedure("DOMAIN_GET_INFO").results.pack(INFO)
         for wrong in (right + bytes(4), right[:-4], b"\1" + right[1:]):
             client = self.opened()
             call = client.message("DOMAIN_GET_INFO", dom=ALICE)
