@@ -303,7 +303,8 @@ class Desk:
         site: Site, procedure: Procedure, arguments: Mapping[str, Any], results: Mapping[str, Any]
     ) -> None:
         """Take note of names, before events tell of them."""
-        site.hub.learn_all(doms_told(procedure, results))
+        if told := doms_told(procedure, results):
+            site.hub.learn_all(told)
         if procedure.name == "DOMAIN_RENAME" and arguments.get("new_name"):
             uuid = arguments["dom"]["uuid"]
             site.hub.learn({"uuid": uuid, "name": arguments["new_name"]}, was=site.hub.names(uuid))

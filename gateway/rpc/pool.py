@@ -37,7 +37,8 @@ class Limits:
 
     :ivar window: calls in work on one connection. Source: libvirtd.conf, max_client_requests is 5, and pings
         count.
-    :ivar connections: 16 calls in work leave some of the daemon's 20 workers to others.
+    :ivar connections: so that all calls in work have one of the daemon's 20 workers; it has others for what
+        cannot wait.
     :ivar each: calls of one principal that may wait; *total* of all.
     :ivar idle: seconds until a connection that nobody needs is closed.
     :ivar grace: seconds after which a connection is given up, when an answer is still not there that nobody
@@ -45,7 +46,7 @@ class Limits:
     """
 
     window: int = 4
-    connections: int = 4
+    connections: int = 5
     each: int = 256
     total: int = 4096
     idle: float = 60.0

@@ -151,7 +151,7 @@ class DeadlineTest(TargetCase):
     def test_write_not_sent(self) -> None:
         """A write that still waited for its turn was not done, and is never sent."""
         self.target = self.make(window=1)
-        for number in range(3):
+        for number in range(4):
             self.call("DOMAIN_RESET", {"dom": {**DOM, "id": number}, "flags": 0})
         late = self.call("DOMAIN_CREATE", {"dom": DOM}, deadline=5)
         self.turn(5.2)
