@@ -22,7 +22,8 @@ from gateway.wire.amp_box import END, LONGEST_VALUE, Room, head, pack_list, put,
 CAP = 4 * 1024 * 1024
 HARD_CAP = 32 * 1024 * 1024
 
-_INTEGER = re.compile(rb"-?[0-9]{1,20}")
+_DIGITS = 20
+_INTEGER = re.compile(rb"-?[0-9]{1,%d}" % _DIGITS)
 _FLOAT = re.compile(rb"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 _TIME = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}[+-][0-9]{2}:[0-9]{2}")
 
@@ -104,7 +105,8 @@ class Integer(Argument):
         self.least, self.greatest = least, greatest
 
     def fromString(self, inString: bytes) -> int:
-        if _INTEGER.fullmatch(inString) is None:
+        # Most are digits alone.
+        if not (inString.isdigit() and len(inString) <= _DIGITS) and _INTEGER.fullmatch(inString) is None:
             raise ValueError("not a whole number")
         number = int(inString)
         if not self.least <= number <= self.greatest:

@@ -69,7 +69,7 @@ class Command(amp.Command):
         :raises TooLarge: one is longer than its type permits.
         """
         rest = dict(box)
-        found = _read(_plan(cls).readers, rest)
+        found = _read(_plan(cls).asked, rest)
         for key in rest:
             if not key.startswith(b"_"):
                 raise errors.BadArguments(key.decode("ascii", "replace"), "there is no such argument")
@@ -82,7 +82,7 @@ class Command(amp.Command):
         :raises UpstreamFailed: this is no answer to the command.
         """
         try:
-            return _read(_plan(cls).finders, dict(box))
+            return _read(_plan(cls).told, dict(box))
         except (errors.BadArguments, errors.TooLarge) as error:
             raise errors.UpstreamFailed("The gateway's answer is not understood", reason="answer") from error
 
@@ -98,7 +98,7 @@ class Command(amp.Command):
             if name not in plan.names:
                 raise errors.BadArguments(name, "there is no such argument")
         try:
-            return _write(plan.askers, objects)
+            return _write(plan.asked, objects)
         except _NotWritten as error:
             raise errors.BadArguments(error.name, str(error)) from error
 
@@ -109,7 +109,7 @@ class Command(amp.Command):
         :raises ValueError: they are not what the command answers, which is a bug.
         :raises TooLarge: one is longer than its type permits.
         """
-        return _write(_plan(cls).tellers, objects)
+        return _write(_plan(cls).told, objects)
 
     @classmethod
     def room(cls) -> Room:
@@ -123,39 +123,41 @@ def _room(command: type[Command]) -> Room:
     return sum(size for size, _ in rooms), sum(pairs for _, pairs in rooms)
 
 
-#: Takes a value out of a box, and puts one into it, by the key; with the name that Python has for that.
-_Reader = tuple[bytes, str, Callable[[bytes, dict[bytes, bytes]], Any]]
-_Writer = tuple[bytes, str, Callable[[bytes, Any, dict[bytes, bytes]], None]]
+#: One argument, or member: its key, what Python calls it, its type, and whether its key has all of its value.
+_Part = tuple[bytes, str, Argument, bool]
 
 
 @frozen
 class _Plan:
-    """What there is to do for each argument of a command (read, ask) and each member of its answer."""
+    """What a command is asked with, and what it answers.
 
-    readers: Sequence[_Reader]
-    askers: Sequence[_Writer]
-    finders: Sequence[_Reader]
-    tellers: Sequence[_Writer]
+    :ivar names: of the arguments.
+    """
+
+    asked: Sequence[_Part]
+    told: Sequence[_Part]
     names: Set[str]
 
 
 @cache
 def _plan(command: type[Command]) -> _Plan:
-    asked, told = _ours(command.arguments), _ours(command.response)
-    return _Plan(
-        [(key, _name(key), it.read) for key, it in asked],
-        [(key, _name(key), it.write) for key, it in asked],
-        [(key, _name(key), it.read) for key, it in told],
-        [(key, _name(key), it.write) for key, it in told],
-        {_name(key) for key, _ in asked},
-    )
+    asked, told = _parts(command.arguments), _parts(command.response)
+    return _Plan(asked, told, {name for _, name, *_ in asked})
 
 
-def _read(readers: Sequence[_Reader], box: dict[bytes, bytes]) -> dict[str, Any]:
+def _parts(types: Fields) -> list[_Part]:
+    return [(key, _name(key), it, type(it).read is Argument.read) for key, it in _ours(types)]
+
+
+def _read(parts: Sequence[_Part], box: dict[bytes, bytes]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
-        for key, name, read in readers:
-            found[name] = read(key, box)
+        for key, name, it, plain in parts:
+            if plain and key in box and len(box[key]) <= it.most:
+                # As its read() does.
+                found[name] = it.fromString(box.pop(key))
+            else:
+                found[name] = it.read(key, box)
     except ValueError as error:
         raise errors.BadArguments(key.decode("ascii"), str(error)) from None
     return found
@@ -167,11 +169,16 @@ class _NotWritten(ValueError):
         self.name = name
 
 
-def _write(writers: Sequence[_Writer], objects: Mapping[str, Any]) -> dict[bytes, bytes]:
+def _write(parts: Sequence[_Part], objects: Mapping[str, Any]) -> dict[bytes, bytes]:
     box: dict[bytes, bytes] = {}
     try:
-        for key, name, write in writers:
-            write(key, objects.get(name), box)
+        for key, name, it, plain in parts:
+            value = objects.get(name)
+            if plain and value is not None:
+                # As its write() does.
+                box[key] = it.toString(value)
+            else:
+                it.write(key, value, box)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise _NotWritten(key.decode("ascii"), str(error)) from error
     return box

@@ -15,8 +15,8 @@ from gateway.rpc.libvirt_errors import refusal
 from gateway.rpc.registrations import Registrations
 from gateway.wire.libvirt_schema import Procedure
 
-#: Calls of one client at a time on the way to its hypervisor, which takes five and then reads nothing, no sign
-#: of life either; more of those that change nothing, as long as they are answered at once: in so many seconds.
+#: Calls of one client at a time on the way to its hypervisor, which takes five and then reads nothing more,
+#: not even signs of life. More of those that change nothing, while they are answered within so many seconds.
 _TOGETHER, _QUICK, _AT_ONCE = 4, 16, 0.1
 _PASSES_DESCRIPTORS = frozenset(
     {
