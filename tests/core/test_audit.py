@@ -47,6 +47,16 @@ class AuditTests(SynchronousTestCase):
         )  # fmt: skip
         self.assertEqual(self.events[0]["log_namespace"], "gateway.audit")
 
+    def test_clean(self) -> None:
+        """Whatever a peer put into a field, the record is one line, bounded and without secrets."""
+        nasty = "a\n\x1b[2J\u2028 password=hunter2 " + "x" * 100_000
+        self.audit("libvirt.call", kind=nasty, vm=None, duration_ms=3)
+        line = self.events[0]["audit"]
+        self.assertEqual(len(line.splitlines()), 1)
+        self.assertLess(len(line), 5000)
+        self.assertNotIn("hunter2", line)
+        self.assertEqual(self.records[0]["duration_ms"], 3)
+
     def test_unknown_field(self) -> None:
         """A mistyped field is a bug that shows at once, and leaves no gap."""
         self.assertRaises(TypeError, self.audit, "start", tickets="x")
