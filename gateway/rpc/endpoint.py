@@ -134,6 +134,10 @@ class Door(Factory):
     connections: dict[Connection, None] = field(factory=dict, init=False)
     noisy = False
 
+    def logPrefix(self) -> str:
+        """What the log calls it."""
+        return "rpc"
+
     def buildProtocol(self, addr: IAddress | None) -> Connection:
         """A connection of somebody who has not logged in."""
         return Connection(self)

@@ -172,6 +172,10 @@ class Port(Factory):
     token: str = field(default="", repr=False)
     noisy = False
 
+    def logPrefix(self) -> str:
+        """What the log calls it."""
+        return "libvirt"
+
     def buildProtocol(self, addr: IAddress | None) -> LibvirtServer:
         """A client that has connected."""
         return self.door.server(self)
